@@ -1,0 +1,1 @@
+"""The storage subsystem: volumes, pairs, the link between controllers, and their control."""

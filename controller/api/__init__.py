@@ -1,0 +1,1 @@
+"""The contract between trilun's nodes and their clients: messages, topics, verbs and codes."""

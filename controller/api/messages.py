@@ -1,0 +1,502 @@
+"""The contract: every request, answer and retained state, as pydantic models.
+
+Owns the shape of what crosses MQTT. Must import pydantic and the standard library only, so
+that any client can take it along. Unknown fields are refused in requests and ignored in
+answers: an old client understands a newer controller. Sizes are bytes, rates bytes a second,
+times seconds (durations) or Unix seconds (`*_at`, for people only: nothing is decided by them).
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from controller.api.codes import Code, Verdict
+from controller.api.topics import NAME_PATTERN
+
+API_VERSION = 1
+BLOCK_BYTES = 4096
+MAX_VOLUME_BYTES = 64 << 40
+MAX_PATHS = 10_000
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+Bytes = Annotated[int, Field(ge=0)]
+
+
+class Params(BaseModel):
+    """Base of what a caller sends: strict about unknown fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Info(BaseModel):
+    """Base of what a node answers: lenient about unknown fields."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class PairState(enum.StrEnum):
+    """The trade's pair states, as each side shows its own."""
+
+    SMPL = "SMPL"
+    COPY = "COPY"
+    PAIR = "PAIR"
+    PSUS = "PSUS"
+    PSUE = "PSUE"
+    SSUS = "SSUS"
+    RCPY = "RCPY"
+
+
+class Role(enum.StrEnum):
+    """A volume's place in one pair."""
+
+    P_VOL = "P-VOL"
+    S_VOL = "S-VOL"
+
+
+class PairKind(enum.StrEnum):
+    """Across two controllers, or inside one."""
+
+    REMOTE = "remote"
+    LOCAL = "local"
+
+
+class Mode(enum.StrEnum):
+    """When a host's write is acknowledged."""
+
+    SYNC = "sync"
+    """The peer has applied it."""
+    ASYNC = "async"
+    """It is ordered in a bounded queue."""
+
+
+class Fence(enum.StrEnum):
+    """What a write on the P-VOL meets when the mirror can't follow."""
+
+    NEVER = "never"
+    """Go on and mark the blocks."""
+    STATUS = "status"
+    """Go on only once the other side is known to be suspended."""
+    DATA = "data"
+    """Fail the write."""
+
+
+class Direction(enum.StrEnum):
+    """Which way a resync copies."""
+
+    FORWARD = "forward"
+    """P-VOL to S-VOL."""
+    REVERSE = "reverse"
+    """S-VOL to P-VOL."""
+
+
+class AccessInfo(enum.StrEnum):
+    """What hosts may do with a volume now."""
+
+    READ_WRITE = "read_write"
+    READ_ONLY = "read_only"
+    NOT_READY = "not_ready"
+
+
+# ---------------------------------------------------------------- retained state and answers
+
+
+class SessionInfo(Info):
+    """One initiator that is logged in to a volume's target."""
+
+    initiator: str
+    address: str
+    since_s: float
+
+
+class VolumeInfo(Info):
+    """One volume as its controller sees it."""
+
+    name: Name
+    node: Name
+    size_bytes: Bytes
+    allocated_bytes: Bytes
+    access: AccessInfo
+    consistent: bool
+    """False while the content is half of two points in time (the target of a resync)."""
+    healthy: bool
+    """False after a failed write or fsync of the store."""
+    generation: str
+    """Id of the data set's version."""
+    pairs: list[Name]
+    view_of: Name | None = None
+    """For a throw-away view: the volume it looks at."""
+    target: str | None
+    """IQN under which it is exported; None when it is not."""
+    portals: list[str] = []
+    lun: int = 0
+    naa: str = ""
+    sessions: list[SessionInfo] = []
+
+
+class Progress(Info):
+    """How far a copy has come. It always ends: `left_bytes` falls to 0."""
+
+    done_bytes: Bytes
+    left_bytes: Bytes
+    rate_bytes_per_s: float
+    eta_s: float | None
+    """None while no rate is known."""
+
+
+class PairInfo(Info):
+    """One side of a pair, or both where `kind` is local and both are here."""
+
+    name: Name
+    node: Name
+    kind: PairKind
+    role: Role
+    """The side this info speaks for; for a local pair the P-VOL's."""
+    state: PairState
+    p_volume: Name
+    s_volume: Name
+    peer: Name | None
+    """The other controller; None for a local pair."""
+    peer_connected: bool
+    mode: Mode
+    fence: Fence
+    rate_limit_bytes_per_s: int | None = None
+    reason: str = ""
+    """Why the pair is in this state, in one sentence, where that isn't obvious."""
+    next_step: str = ""
+    dirty_bytes: Bytes
+    """Blocks marked in this side's bitmap."""
+    generation: str
+    split_label: str = ""
+    """Label of the last split, as given with the command."""
+    progress: Progress | None = None
+    resync_payload_bytes: Bytes = 0
+    """Data bytes the last (or running) resync carried."""
+    resync_wire_bytes: Bytes = 0
+    """All bytes of that resync on the link: data, headers, bitmaps. 0 for a local pair."""
+    resync_union_bytes: Bytes = 0
+    """Blocks in the union of both bitmaps when that resync began."""
+    resync_discarded_bytes: Bytes = 0
+    """Blocks written on the target since the split, which that resync overwrites."""
+
+
+class NodeKind(enum.StrEnum):
+    """Who answers under a node's name."""
+
+    CONTROLLER = "controller"
+    AGENT = "agent"
+
+
+class DataSetRef(Info):
+    """A data set an agent serves, and in which part."""
+
+    name: Name
+    part: Literal["host1", "host2"]
+    mountpoint: str = ""
+
+
+class NodeStatus(Info):
+    """A node's retained status; the will replaces it by `online: false`."""
+
+    node: Name
+    kind: NodeKind
+    online: bool
+    version: str
+    api_version: int = API_VERSION
+    started_at: float = 0.0
+    detail: str = ""
+    peers: dict[str, bool] = {}
+    """Controllers: peer name to connected."""
+    data_sets: list[DataSetRef] = []
+    """Agents: what they serve."""
+
+
+class JobState(enum.StrEnum):
+    """A job runs, or has ended in one of three ways."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    """Stopped with everything undone, or in a state that `error` and `next_step` name."""
+    CANCELLED = "cancelled"
+
+
+class JobKind(enum.StrEnum):
+    """What a host agent does for an operator."""
+
+    BACKUP = "backup"
+    RESTORE = "restore"
+
+
+class RestoredFile(Info):
+    """One file (or directory, or link) that came back."""
+
+    path: str
+    kind: Literal["file", "directory", "symlink", "other"]
+    size_bytes: Bytes
+    digest: str = ""
+    """SHA-256 of the content read back from the second volume; files only."""
+
+
+class RestorePlan(Info):
+    """What a restore would do, decided before anything is touched."""
+
+    data_set: Name
+    files: list[RestoredFile]
+    missing: list[str]
+    bytes_to_copy: Bytes
+    direction: Direction
+    rule: str
+    """The rule that decided the direction, in a sentence."""
+    starting_point: Literal["in_sync", "split"]
+    overwritten_bytes: Bytes
+    """Written on the first volume since the split: lost by the restore. 0 when in sync."""
+    union_bytes: Bytes
+    """Blocks marked on both sides now; the files' blocks come on top."""
+    eta_s: float
+    steps: list[str]
+
+
+class Receipt(Info):
+    """What a finished job leaves: the numbers an operator files."""
+
+    job: Name
+    kind: JobKind
+    data_set: Name
+    label: str = ""
+    files: list[RestoredFile] = []
+    file_bytes: Bytes = 0
+    bytes_read: Bytes = 0
+    union_bytes: Bytes = 0
+    discarded_bytes: Bytes = 0
+    payload_bytes: Bytes = 0
+    wire_bytes: Bytes = 0
+    verified: bool = False
+    frozen_s: float = 0.0
+    """How long the file system was frozen (backup) or released (restore)."""
+    duration_s: float = 0.0
+    finished_at: float = 0.0
+
+
+class JobInfo(Info):
+    """A job of a host agent, durable across restarts."""
+
+    id: Name
+    kind: JobKind
+    data_set: Name
+    node: Name
+    state: JobState
+    step: str
+    """Name of the step under way, or of the last one."""
+    steps: list[str]
+    started_at: float
+    message: str = ""
+    progress: Progress | None = None
+    error: str = ""
+    code: Code = Code.OK
+    next_step: str = ""
+    plan: RestorePlan | None = None
+    receipt: Receipt | None = None
+
+
+# ---------------------------------------------------------------- requests: volumes and pairs
+
+
+class Empty(Params):
+    """A request without parameters."""
+
+
+class Named(Params):
+    """A request about one object."""
+
+    name: Name
+
+
+class VolumeCreate(Params):
+    """Make a volume: sparse, zero, exported."""
+
+    name: Name
+    size_bytes: Annotated[int, Field(ge=BLOCK_BYTES, le=MAX_VOLUME_BYTES, multiple_of=BLOCK_BYTES)]
+
+
+class VolumeDelete(Params):
+    """Delete a volume and its data. Refused while a pair, a view or an initiator uses it."""
+
+    name: Name
+
+
+class PairCreate(Params):
+    """Bind two volumes. Asked of the P-VOL's controller; starts the initial copy."""
+
+    name: Name
+    kind: PairKind
+    p_volume: Name
+    s_volume: Name
+    peer: Name | None = None
+    """The S-VOL's controller, for a remote pair."""
+    mode: Mode = Mode.SYNC
+    fence: Fence = Fence.NEVER
+    rate_limit_bytes_per_s: Annotated[int, Field(ge=1 << 20)] | None = None
+
+
+class PairSplit(Params):
+    """Stop mirroring at one instant. The S-VOL becomes writable to its hosts."""
+
+    name: Name
+    label: str = Field(default="", max_length=128)
+
+
+class PairResync(Params):
+    """Make both sides equal again: copy the union of both bitmaps."""
+
+    name: Name
+    direction: Direction = Direction.FORWARD
+    full: bool = False
+    """Allow a full copy where the bitmaps can't tell the difference (law L8)."""
+    force: bool = False
+    """Reverse only: overwrite the P-VOL although an initiator is logged in (law L12)."""
+    expect_generation: str | None = None
+    rate_limit_bytes_per_s: Annotated[int, Field(ge=1 << 20)] | None = None
+
+
+class PairDelete(Params):
+    """Dissolve a pair; both volumes stay as they are."""
+
+    name: Name
+    force: bool = False
+    """Delete this side alone when the peer can't be reached."""
+
+
+class BackupMark(Params):
+    """Split the local pair behind a remote one at one point of the remote stream.
+
+    Asked of the primary: everything acknowledged to host 1 before is in the third volume,
+    nothing after is. The remote pair goes on.
+    """
+
+    remote_pair: Name
+    local_pair: Name
+    label: str = Field(default="", max_length=128)
+
+
+class ViewOpen(Params):
+    """Open a throw-away copy-on-write view of a volume; it is exported like a volume."""
+
+    volume: Name
+    view: Name
+
+
+class NodeInfo(Info):
+    """Everything a controller has, in one answer."""
+
+    status: NodeStatus
+    volumes: list[VolumeInfo]
+    pairs: list[PairInfo]
+
+
+class VolumeList(Info):
+    """Answer of `volume.list`."""
+
+    volumes: list[VolumeInfo]
+
+
+class PairList(Info):
+    """Answer of `pair.list`."""
+
+    pairs: list[PairInfo]
+
+
+# ---------------------------------------------------------------- requests: host agents
+
+
+class FsFreeze(Params):
+    """Freeze the data set's file system on host 1; it thaws by itself after `ttl_s`."""
+
+    data_set: Name
+    ttl_s: Annotated[float, Field(gt=0, le=60)] = 10.0
+
+
+class FsRelease(Params):
+    """Unmount and detach the first volume on host 1 for the sake of a restore job."""
+
+    data_set: Name
+    job: Name
+    force: bool = False
+    """Lazy-free force: kill nothing, but unmount even when a process holds the file system."""
+
+
+class FsReclaim(Params):
+    """Attach and mount the first volume again after a job."""
+
+    data_set: Name
+    job: Name
+
+
+class DataSetNamed(Params):
+    """A request about one data set."""
+
+    data_set: Name
+
+
+class HostFs(Info):
+    """What host 1 has of a data set."""
+
+    data_set: Name
+    mounted: bool
+    frozen: bool
+    released_for: str = ""
+    """Id of the job it was released for."""
+    mountpoint: str
+    elapsed_s: float = 0.0
+
+
+class BackupStart(Params):
+    """Take a backup of a data set."""
+
+    data_set: Name
+    label: str = Field(default="", max_length=128)
+    quiesce: bool = True
+
+
+class RestoreStart(Params):
+    """Bring the named files of a data set back from its backup."""
+
+    data_set: Name
+    paths: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=4096)]],
+        Field(min_length=1, max_length=MAX_PATHS),
+    ]
+    dry_run: bool = False
+    force: bool = False
+    """Unmount host 1's file system even when processes hold it."""
+
+
+class JobList(Info):
+    """Answer of `job.list`."""
+
+    jobs: list[JobInfo]
+
+
+# ---------------------------------------------------------------- envelopes
+
+
+class Request(Params):
+    """The envelope of a request; the verb is in the topic."""
+
+    id: Name
+    """Chosen by the caller; the same id is carried out once, whatever is delivered twice."""
+    params: dict[str, Any] = {}
+
+
+class Reply(Info):
+    """The envelope of an answer."""
+
+    id: str
+    node: str
+    verdict: Verdict
+    code: Code
+    message: str
+    next_step: str = ""
+    result: dict[str, Any] | None = None

@@ -1,0 +1,58 @@
+"""The table of verbs: who answers them, what they take and what they give.
+
+Owns the list; a verb that isn't here doesn't exist. `durable` verbs change something: their
+request ids are remembered durably before they are carried out, so that a redelivered request
+is answered again and not done again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from controller.api import messages as m
+from controller.api.messages import NodeKind
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """One verb of the API."""
+
+    name: str
+    kind: NodeKind
+    params: type[m.Params]
+    result: type[m.Info]
+    durable: bool
+
+
+_C = NodeKind.CONTROLLER
+_A = NodeKind.AGENT
+
+VERBS: dict[str, Verb] = {
+    verb.name: verb
+    for verb in (
+        Verb("node.show", _C, m.Empty, m.NodeInfo, durable=False),
+        Verb("volume.create", _C, m.VolumeCreate, m.VolumeInfo, durable=True),
+        Verb("volume.list", _C, m.Empty, m.VolumeList, durable=False),
+        Verb("volume.show", _C, m.Named, m.VolumeInfo, durable=False),
+        Verb("volume.delete", _C, m.VolumeDelete, m.VolumeInfo, durable=True),
+        Verb("pair.create", _C, m.PairCreate, m.PairInfo, durable=True),
+        Verb("pair.list", _C, m.Empty, m.PairList, durable=False),
+        Verb("pair.show", _C, m.Named, m.PairInfo, durable=False),
+        Verb("pair.split", _C, m.PairSplit, m.PairInfo, durable=True),
+        Verb("pair.resync", _C, m.PairResync, m.PairInfo, durable=True),
+        Verb("pair.delete", _C, m.PairDelete, m.PairInfo, durable=True),
+        Verb("backup.mark", _C, m.BackupMark, m.PairInfo, durable=True),
+        Verb("view.open", _C, m.ViewOpen, m.VolumeInfo, durable=True),
+        Verb("view.close", _C, m.Named, m.VolumeInfo, durable=True),
+        Verb("fs.show", _A, m.DataSetNamed, m.HostFs, durable=False),
+        Verb("fs.freeze", _A, m.FsFreeze, m.HostFs, durable=True),
+        Verb("fs.thaw", _A, m.DataSetNamed, m.HostFs, durable=True),
+        Verb("fs.release", _A, m.FsRelease, m.HostFs, durable=True),
+        Verb("fs.reclaim", _A, m.FsReclaim, m.HostFs, durable=True),
+        Verb("job.backup", _A, m.BackupStart, m.JobInfo, durable=True),
+        Verb("job.restore", _A, m.RestoreStart, m.JobInfo, durable=True),
+        Verb("job.list", _A, m.Empty, m.JobList, durable=False),
+        Verb("job.show", _A, m.Named, m.JobInfo, durable=False),
+        Verb("job.cancel", _A, m.Named, m.JobInfo, durable=True),
+    )
+}

@@ -1,0 +1,1 @@
+"""The peer protocol: one ordered stream between two controllers."""

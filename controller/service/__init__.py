@@ -1,0 +1,1 @@
+"""What every daemon needs around it: config, logging, the MQTT bus, service notification."""

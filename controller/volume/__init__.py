@@ -1,0 +1,1 @@
+"""Block stores, dirty bitmaps, the write-intent log and the volume that binds them."""

@@ -1,0 +1,1 @@
+"""The SCSI device server: pure, one for every front end."""
