@@ -342,9 +342,11 @@ class PairCreate(Params):
 
 
 class PairSplit(Params):
-    """Stop mirroring at one instant. The S-VOL becomes writable to its hosts."""
+    """Stop mirroring at one instant; both sides keep what they have and mark what changes."""
 
     name: Name
+    writable: bool = False
+    """Let hosts write to the S-VOL. A repeated split may change this."""
     label: str = Field(default="", max_length=128)
 
 
