@@ -49,6 +49,8 @@ class Code(enum.StrEnum):
     """No answer: broker or node away."""
     EXPIRED = "expired"
     """The request was older than its expiry when it arrived."""
+    BUSY = "busy"
+    """The node has too many requests under way; nothing was done."""
     INTERNAL = "internal"
     """Our mistake: please report it."""
 
@@ -58,7 +60,7 @@ class Exit(enum.IntEnum):
 
     OK = 0
     FAILED = 1
-    """The command was carried out and failed (a job that failed, a verify that found differences)."""
+    """The command was carried out and failed: a job, or a verify that found differences."""
     USAGE = 2
     """The command line is wrong."""
     REJECTED = 3
