@@ -25,7 +25,7 @@ def parse_size(text: str) -> int:
     if match is None:
         raise ValueError(f"'{text.strip()}' is not a size: write 4096, 512MiB or 1GiB")
     whole, fraction, unit, _ = match.groups()
-    scale = 1024 ** _POWER[unit or ""]
+    scale: int = 1024 ** _POWER[unit or ""]
     size = int(whole) * scale
     if fraction:
         part, rest = divmod(int(fraction) * scale, 10 ** len(fraction))
@@ -35,7 +35,7 @@ def parse_size(text: str) -> int:
     return size
 
 
-def format_size(size_bytes: int | float) -> str:
+def format_size(size_bytes: float) -> str:
     """A size for people, at most one decimal: `1 GiB`, `1.5 MiB`, `512 B`."""
     value = float(size_bytes)
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
