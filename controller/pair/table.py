@@ -1,0 +1,187 @@
+"""The pair state table: every state, every command, every event, in one place.
+
+Owns which command is accepted, a no-op or rejected in which state, and where each event leads.
+Pure data and look-ups. The rules:
+
+ 1. Only the P-VOL's side decides; the S-VOL's side follows what it is told on the link, so its
+    rows for commands say what to do when the P-VOL's controller can't be asked.
+ 2. PSUS is what an operator asked for and stays until an operator ends it. PSUE is what an
+    error left; where the error was the link, the pair goes on by itself when the link is back.
+ 3. A copy (COPY, RCPY) can't be split: half a copy is no point in time. It can be waited for,
+    or given up by deleting the pair.
+ 4. A reverse copy starts from a split only, never from PAIR, and never replaces a running copy.
+ 5. Losing the link loses no state: a mirror in PAIR, COPY or RCPY goes to PSUE and remembers
+    which way it was copying; a split stays a split.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from controller.api.codes import Verdict
+from controller.api.messages import PairState
+
+
+class Command(enum.StrEnum):
+    """What an operator can ask of a pair."""
+
+    CREATE = "create"
+    SPLIT = "split"
+    RESYNC = "resync"
+    REVERSE = "reverse"
+    DELETE = "delete"
+
+
+class Event(enum.StrEnum):
+    """What happens to a pair by itself, or is told by its other side."""
+
+    COPIED = "copied"
+    """The copy has ended and both sides are equal and durable."""
+    LINK_LOST = "link lost"
+    FAILED = "failed"
+    """A store or a volume on either side failed."""
+    RESUME_FORWARD = "resume forward"
+    """The link is back and the pair was mirroring."""
+    RESUME_REVERSE = "resume reverse"
+    """The link is back and the pair was copying back."""
+    TOLD_COPY = "told: copy"
+    TOLD_REVERSE = "told: reverse"
+    TOLD_SPLIT = "told: split"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A row of the command table. `state` is where an accepted command leads (None: no record)."""
+
+    verdict: Verdict
+    state: PairState | None
+    reason: str
+    next_step: str = ""
+
+
+S = PairState
+_OK, _NOOP, _NO = Verdict.ACCEPTED, Verdict.NO_OP, Verdict.REJECTED
+_WAIT = "wait for it: trilun pair wait {name} PAIR"
+_FOLLOWS = "the P-VOL's controller decides and can't be reached from here"
+_ASK_P = "restore the link, or give the command on the P-VOL's controller"
+
+COMMANDS: dict[tuple[PairState, Command], Answer] = {
+    (S.SMPL, Command.CREATE): Answer(_OK, S.COPY, "the initial copy begins"),
+    (S.SMPL, Command.SPLIT): Answer(
+        _NO, None, "there is no such pair", "create it: trilun pair create"
+    ),
+    (S.SMPL, Command.RESYNC): Answer(
+        _NO, None, "there is no such pair", "create it: trilun pair create"
+    ),
+    (S.SMPL, Command.REVERSE): Answer(
+        _NO, None, "there is no such pair", "create it: trilun pair create"
+    ),
+    (S.SMPL, Command.DELETE): Answer(_NOOP, None, "there is no such pair"),
+    (S.COPY, Command.CREATE): Answer(_NOOP, S.COPY, "the pair exists and is copying"),
+    (S.COPY, Command.SPLIT): Answer(
+        _NO, S.COPY, "the S-VOL is half copied and would be no point in time", _WAIT
+    ),
+    (S.COPY, Command.RESYNC): Answer(_NOOP, S.COPY, "it is copying already"),
+    (S.COPY, Command.REVERSE): Answer(
+        _NO,
+        S.COPY,
+        "the S-VOL is half copied and can't be a source",
+        _WAIT + ", split it, then reverse",
+    ),
+    (S.COPY, Command.DELETE): Answer(_OK, S.SMPL, "the copy is given up; the S-VOL is unusable"),
+    (S.PAIR, Command.CREATE): Answer(_NOOP, S.PAIR, "the pair exists and is in sync"),
+    (S.PAIR, Command.SPLIT): Answer(_OK, S.PSUS, "split"),
+    (S.PAIR, Command.RESYNC): Answer(_NOOP, S.PAIR, "it is in sync already"),
+    (S.PAIR, Command.REVERSE): Answer(
+        _NO,
+        S.PAIR,
+        "both sides are equal; a reverse copy starts from a split",
+        "split it first: trilun pair split {name}",
+    ),
+    (S.PAIR, Command.DELETE): Answer(_OK, S.SMPL, "the pair is dissolved"),
+    (S.PSUS, Command.CREATE): Answer(_NOOP, S.PSUS, "the pair exists and is split"),
+    (S.PSUS, Command.SPLIT): Answer(_NOOP, S.PSUS, "it is split already"),
+    (S.PSUS, Command.RESYNC): Answer(_OK, S.COPY, "copying P-VOL to S-VOL"),
+    (S.PSUS, Command.REVERSE): Answer(_OK, S.RCPY, "copying S-VOL to P-VOL"),
+    (S.PSUS, Command.DELETE): Answer(_OK, S.SMPL, "the pair is dissolved"),
+    (S.PSUE, Command.CREATE): Answer(_NOOP, S.PSUE, "the pair exists and is suspended by an error"),
+    (S.PSUE, Command.SPLIT): Answer(_OK, S.PSUS, "split; it will not resume by itself"),
+    (S.PSUE, Command.RESYNC): Answer(_OK, S.COPY, "copying P-VOL to S-VOL"),
+    (S.PSUE, Command.REVERSE): Answer(_OK, S.RCPY, "copying S-VOL to P-VOL"),
+    (S.PSUE, Command.DELETE): Answer(_OK, S.SMPL, "the pair is dissolved"),
+    (S.RCPY, Command.CREATE): Answer(_NOOP, S.RCPY, "the pair exists and is copying back"),
+    (S.RCPY, Command.SPLIT): Answer(
+        _NO, S.RCPY, "the P-VOL is half copied and would be no point in time", _WAIT
+    ),
+    (S.RCPY, Command.RESYNC): Answer(
+        _NO, S.RCPY, "it is copying the other way, and the P-VOL is half copied", _WAIT
+    ),
+    (S.RCPY, Command.REVERSE): Answer(_NOOP, S.RCPY, "it is copying back already"),
+    (S.RCPY, Command.DELETE): Answer(
+        _NO, S.RCPY, "the P-VOL is half copied and would stay unusable", _WAIT
+    ),
+    (S.SSUS, Command.CREATE): Answer(_NOOP, S.SSUS, "the pair exists and is split"),
+    (S.SSUS, Command.SPLIT): Answer(_NOOP, S.SSUS, "it is split already"),
+    (S.SSUS, Command.RESYNC): Answer(_NO, S.SSUS, _FOLLOWS, _ASK_P),
+    (S.SSUS, Command.REVERSE): Answer(_NO, S.SSUS, _FOLLOWS, _ASK_P),
+    (S.SSUS, Command.DELETE): Answer(
+        _NO, S.SSUS, _FOLLOWS, _ASK_P + ", or delete this side alone with --force"
+    ),
+}
+
+EVENTS: dict[tuple[PairState, Event], PairState] = {
+    (S.COPY, Event.COPIED): S.PAIR,
+    (S.COPY, Event.LINK_LOST): S.PSUE,
+    (S.COPY, Event.FAILED): S.PSUE,
+    (S.COPY, Event.TOLD_COPY): S.COPY,
+    (S.PAIR, Event.LINK_LOST): S.PSUE,
+    (S.PAIR, Event.FAILED): S.PSUE,
+    (S.PAIR, Event.TOLD_SPLIT): S.SSUS,
+    (S.PAIR, Event.TOLD_COPY): S.COPY,
+    (S.RCPY, Event.COPIED): S.PAIR,
+    (S.RCPY, Event.LINK_LOST): S.PSUE,
+    (S.RCPY, Event.FAILED): S.PSUE,
+    (S.RCPY, Event.TOLD_REVERSE): S.RCPY,
+    (S.PSUS, Event.LINK_LOST): S.PSUS,
+    (S.PSUS, Event.FAILED): S.PSUE,
+    (S.PSUE, Event.LINK_LOST): S.PSUE,
+    (S.PSUE, Event.FAILED): S.PSUE,
+    (S.PSUE, Event.RESUME_FORWARD): S.COPY,
+    (S.PSUE, Event.RESUME_REVERSE): S.RCPY,
+    (S.PSUE, Event.TOLD_COPY): S.COPY,
+    (S.PSUE, Event.TOLD_REVERSE): S.RCPY,
+    (S.PSUE, Event.TOLD_SPLIT): S.SSUS,
+    (S.SSUS, Event.LINK_LOST): S.SSUS,
+    (S.SSUS, Event.FAILED): S.PSUE,
+    (S.SSUS, Event.TOLD_SPLIT): S.SSUS,
+    (S.SSUS, Event.TOLD_COPY): S.COPY,
+    (S.SSUS, Event.TOLD_REVERSE): S.RCPY,
+}
+
+
+def answer(state: PairState, command: Command, name: str) -> Answer:
+    """What a command meets in a state, with the pair's name filled in."""
+    row = COMMANDS[state, command]
+    return Answer(row.verdict, row.state, row.reason, row.next_step.format(name=name))
+
+
+def after(state: PairState, event: Event) -> PairState | None:
+    """Where an event leads; None when it means nothing in this state."""
+    return EVENTS.get((state, event))
+
+
+def mermaid() -> str:
+    """The table as a state diagram, for docs/pair-states.md."""
+    lines = ["stateDiagram-v2", "    [*] --> SMPL"]
+    arrows: dict[tuple[str, str], list[str]] = {}
+    for (state, command), row in COMMANDS.items():
+        if row.verdict is Verdict.ACCEPTED and row.state is not None:
+            arrows.setdefault((state, row.state), []).append(command)
+    for (state, event), target in EVENTS.items():
+        if state != target:
+            arrows.setdefault((state, target), []).append(event)
+    for (origin, target), labels in arrows.items():
+        label = ", ".join(labels).replace(":", "")
+        lines.append(f"    {origin} --> {target}: {label}")
+    return "\n".join(lines) + "\n"

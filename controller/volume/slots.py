@@ -1,0 +1,120 @@
+"""A small record that is replaced whole: a ring of checksummed slots in a block store.
+
+Owns the slot format (docs/formats.md, "Slot ring"). Each commit writes the whole record into
+the next slot and flushes, so a torn commit leaves its predecessor in force. Must not know what
+the record means. Fails with CorruptError when no slot is valid but something is there, and with
+StoreError when the store does; after a failed commit the ring takes no more.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from crc32c import crc32c
+
+from controller.volume.store import BlockStore, StoreDone, StoreError, finished
+
+_HEADER = struct.Struct("<8sHHIQI")
+"""magic, version, reserved, payload length, sequence, CRC32C of header (this field 0) + payload."""
+HEADER_BYTES = _HEADER.size
+VERSION = 1
+
+
+class CorruptError(Exception):
+    """What is on disk is neither empty nor ours; it is refused, never read as clean."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotLayout:
+    """Where a ring lies in its store. `magic` is 8 bytes and tells rings apart."""
+
+    magic: bytes
+    slot_bytes: int
+    slots: int
+    offset_bytes: int = 0
+
+    @property
+    def ring_bytes(self) -> int:
+        """Room the ring takes."""
+        return self.slot_bytes * self.slots
+
+    @property
+    def max_payload_bytes(self) -> int:
+        """The longest record that fits."""
+        return self.slot_bytes - HEADER_BYTES
+
+
+def encode_slot(layout: SlotLayout, sequence: int, payload: bytes) -> bytes:
+    """One slot as it is written: header, payload, zeros up to the slot's size."""
+    assert len(layout.magic) == 8
+    assert len(payload) <= layout.max_payload_bytes
+    bare = _HEADER.pack(layout.magic, VERSION, 0, len(payload), sequence, 0)
+    checksum = crc32c(payload, crc32c(bare))
+    header = _HEADER.pack(layout.magic, VERSION, 0, len(payload), sequence, checksum)
+    return (header + payload).ljust(layout.slot_bytes, b"\0")
+
+
+def decode_slot(layout: SlotLayout, raw: bytes | memoryview) -> tuple[int, bytes] | None:
+    """Sequence and payload of a slot; None when it is empty, torn or foreign."""
+    magic, version, reserved, length, sequence, checksum = _HEADER.unpack_from(raw)
+    if magic != layout.magic or version != VERSION or length > layout.max_payload_bytes:
+        return None
+    payload = bytes(raw[HEADER_BYTES : HEADER_BYTES + length])
+    bare = _HEADER.pack(magic, version, reserved, length, sequence, 0)
+    if crc32c(payload, crc32c(bare)) != checksum:
+        return None
+    return sequence, payload
+
+
+class SlotRing:
+    """The ring at work. One commit at a time; the caller batches."""
+
+    def __init__(self, store: BlockStore, layout: SlotLayout) -> None:
+        self._store = store
+        self._layout = layout
+        self._sequence = 0
+        self._committing = False
+        self._failed: StoreError | None = None
+
+    async def load(self) -> bytes | None:
+        """The newest valid record, or None when nothing was ever written."""
+        raw = bytearray(self._layout.ring_bytes)
+        window = memoryview(raw)
+        await finished(lambda done: self._store.read(self._layout.offset_bytes, window, done))
+        found = [
+            slot
+            for at in range(0, self._layout.ring_bytes, self._layout.slot_bytes)
+            if (slot := decode_slot(self._layout, window[at : at + self._layout.slot_bytes]))
+        ]
+        if not found:
+            if any(raw):
+                raise CorruptError(f"no valid {self._layout.magic.decode()} record")
+            return None
+        self._sequence, payload = max(found)
+        return payload
+
+    def commit(self, payload: bytes, done: StoreDone) -> None:
+        """Replace the record; durable when `done` runs without an error."""
+        assert not self._committing
+        if self._failed is not None:
+            done(self._failed)
+            return
+        self._committing = True
+        self._sequence += 1
+        raw = encode_slot(self._layout, self._sequence, payload)
+        slot = self._sequence % self._layout.slots
+        offset_bytes = self._layout.offset_bytes + slot * self._layout.slot_bytes
+
+        def ended(error: StoreError | None) -> None:
+            self._committing = False
+            self._failed = error
+            done(error)
+
+        def written(error: StoreError | None) -> None:
+            if error is None:
+                self._store.flush(ended)
+            else:
+                ended(error)
+
+        self._store.write(offset_bytes, memoryview(raw), written)

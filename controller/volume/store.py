@@ -1,0 +1,116 @@
+"""The BlockStore protocol: where a volume's bytes live.
+
+Owns the contract of everything that stores blocks (a file, an overlay, a fault injector; a
+cluster's block device later). Must not know volumes or pairs, nor speak of file descriptors.
+Fails by passing a `StoreError` to a call's `done`.
+
+Like a logical unit's, a store's calls end by callback: `done` may run before the call
+returns, runs exactly once, and always on the event loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+
+class StoreFault(enum.Enum):
+    """What went wrong beneath."""
+
+    NO_SPACE = "no_space"
+    IO = "io"
+    CLOSED = "closed"
+
+
+class StoreError(Exception):
+    """A store's call failed; a failed write may have left any part of its range behind."""
+
+    def __init__(self, fault: StoreFault, detail: str) -> None:
+        super().__init__(f"{fault.value}: {detail}")
+        self.fault = fault
+        self.detail = detail
+
+
+StoreDone = Callable[[StoreError | None], None]
+
+
+class BlockStore(Protocol):
+    """An array of bytes of fixed size; unwritten and discarded ranges read as zeros."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Capacity."""
+
+    @property
+    def writes_at_once(self) -> bool:
+        """Whether `write` and `discard` have always called `done` when they return.
+
+        Where they have, data may be a window on a buffer that is reused right afterwards.
+        """
+
+    def read(self, offset_bytes: int, into: memoryview, done: StoreDone) -> None:
+        """Fill `into`; at once when the data is at hand, else without stopping the loop."""
+
+    def write(self, offset_bytes: int, data: memoryview, done: StoreDone) -> None:
+        """Store `data`; not durable before a flush that began after `done`."""
+
+    def discard(self, offset_bytes: int, length_bytes: int, done: StoreDone) -> None:
+        """Give the range's space back."""
+
+    def flush(self, done: StoreDone) -> None:
+        """Make every write whose `done` has run durable. A failure is never retried."""
+
+    def next_data(self, offset_bytes: int) -> int | None:
+        """Where the first byte at or after `offset_bytes` that may not be zero is; None: nowhere.
+
+        A hint for skipping holes: a store that can't tell answers `offset_bytes`.
+        """
+
+    def next_hole(self, offset_bytes: int) -> int:
+        """Where the first hole at or after `offset_bytes` begins; the size when there is none."""
+
+    def allocated_bytes(self) -> int:
+        """Space taken, as far as the store knows."""
+
+    def close(self) -> None:
+        """Let go of it. No call may be under way."""
+
+
+class Disk(Protocol):
+    """Where a controller keeps its stores: a directory, or a simulator's stand-in."""
+
+    def open(
+        self, name: str, size_bytes: int, *, create: bool, reserve: bool = False
+    ) -> BlockStore:
+        """Open a store; StoreError when it isn't there or hasn't that size.
+
+        A store created with `reserve` has its space set aside: writes to it never meet a full
+        disk, which is what metadata needs (law L10).
+        """
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a store of that name."""
+
+    def remove(self, name: str) -> None:
+        """Delete a store, durably; nothing happens when there is none."""
+
+
+def finished(call: Callable[[StoreDone], None]) -> Awaitable[None]:
+    """Await one store call: `await finished(store.flush)`. For start-up and commands only.
+
+    The data path takes the callback as it is (law S6).
+    """
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def done(error: StoreError | None) -> None:
+        if future.cancelled():
+            return
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+
+    call(done)
+    return future

@@ -1,0 +1,473 @@
+"""A volume: a block store, its write-intent log, and the pairs that track it.
+
+Owns the order of writes. A write waits its turn in one queue only when its extent is cold or a
+generation must begin; then it is submitted to the store and handed to every pair in one step,
+so the order of that step is the order every mirror sees (law S1). Must not know what a pair
+does with it. Fails a command with LunError; a failed flush or log fails the volume for good
+(law L10), which every pair is told.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from controller.volume.intent import IntentLog
+from controller.volume.slots import SlotRing
+from controller.volume.store import BlockStore, StoreDone, StoreError, StoreFault
+from controller.volume.tracker import Tracker
+from controller.volume.write import WriteOp
+from targets.lun import Access, Done, LunError, LunFault, LunIdentity
+
+DISCARD_STEP_BYTES = 32 << 20
+"""A host's discard is carried out in steps of this size, so that one can't stop the loop."""
+
+_OPEN, _READ_ONLY, _NOT_READY = Access.READ_WRITE, Access.READ_ONLY, Access.NOT_READY
+
+
+class VolumeState(Protocol):
+    """The durable facts of a volume, as the catalogue keeps them."""
+
+    name: str
+    size_bytes: int
+    generation: str
+    consistent: bool
+    healthy: bool
+
+
+class VolumeServices(Protocol):
+    """What a volume needs of its controller."""
+
+    def commit(self, done: StoreDone) -> None:
+        """Make the catalogue's records durable."""
+
+    def new_generation(self) -> str:
+        """A fresh generation id."""
+
+    def changed(self, volume: Volume) -> None:
+        """Something an operator or a host can see has changed."""
+
+
+def lun_error(error: StoreError, *, reading: bool) -> LunError:
+    """A store's failure in a host's terms."""
+    if error.fault is StoreFault.NO_SPACE:
+        return LunError(LunFault.NO_SPACE, error.detail)
+    return LunError(LunFault.READ_ERROR if reading else LunFault.WRITE_ERROR, error.detail)
+
+
+class _Read:
+    """Turns a store's answer into a LUN's."""
+
+    __slots__ = ("done",)
+
+    def __init__(self, done: Done) -> None:
+        self.done = done
+
+    def ended(self, error: StoreError | None) -> None:
+        self.done(None if error is None else lun_error(error, reading=True))
+
+
+class _Flush:
+    """A flush of the store and every mirror; answered when all parts have ended."""
+
+    __slots__ = ("_done", "_error", "_parts")
+
+    def __init__(self, done: Done) -> None:
+        self._done = done
+        self._error: LunError | None = None
+        self._parts = 1
+
+    def hold(self) -> None:
+        self._parts += 1
+
+    def end(self, error: LunError | None = None) -> None:
+        self._error = self._error or error
+        self._parts -= 1
+        if not self._parts:
+            self._done(self._error)
+
+
+class Volume:
+    """A logical unit (`targets.lun.LogicalUnit`) that pairs can track."""
+
+    def __init__(
+        self,
+        state: VolumeState,
+        identity: LunIdentity,
+        store: BlockStore,
+        services: VolumeServices,
+        *,
+        intent_ring: SlotRing | None,
+        extent_bytes: int,
+        hot_extents: int,
+    ) -> None:
+        self.state = state
+        self.identity = identity
+        self.store = store
+        self.trackers: list[Tracker] = []
+        self.access = _OPEN
+        self.views = 0
+        self.sessions: Callable[[], int] = lambda: 0
+        self._services = services
+        self._extent_bytes = extent_bytes
+        self._queue: deque[WriteOp | Callable[[], None]] = deque()
+        self._in_flight = 0
+        self._storing = 0
+        self._idle_waiters: list[Callable[[], None]] = []
+        self._beginning_generation = False
+        self._failure: StoreError | None = None
+        self._draining = False
+        self.intent: IntentLog | None = None
+        if intent_ring is not None:
+            self.intent = IntentLog(
+                intent_ring,
+                extent_bytes=extent_bytes,
+                limit=hot_extents,
+                settle=self.settle,
+                ready=self._drain,
+                failed=self.fail,
+            )
+        self.update_access()
+
+    @property
+    def name(self) -> str:
+        """The volume's name on its controller."""
+        return self.state.name
+
+    @property
+    def size_bytes(self) -> int:
+        """Capacity."""
+        return self.store.size_bytes
+
+    # ------------------------------------------------------------ hosts
+
+    def read(self, offset_bytes: int, into: memoryview, done: Done) -> None:
+        """Fill `into`; refused while the content isn't one point in time."""
+        if self.access is _NOT_READY:
+            done(LunError(LunFault.NOT_READY, self.name))
+            return
+        self.store.read(offset_bytes, into, _Read(done).ended)
+
+    def write(self, offset_bytes: int, data: memoryview, fua: bool, done: Done) -> None:
+        """Store and mirror `data`."""
+        refusal = self._refusal()
+        if refusal is not None:
+            done(LunError(refusal, self.name))
+            return
+        self._accept(self._op(offset_bytes, len(data), data, done, fua=fua))
+
+    def discard(self, offset_bytes: int, length_bytes: int, done: Done) -> None:
+        """Deallocate and mirror that, step by step."""
+        refusal = self._refusal()
+        if refusal is not None:
+            done(LunError(refusal, self.name))
+            return
+        step_bytes = min(length_bytes, DISCARD_STEP_BYTES)
+
+        def stepped(error: LunError | None) -> None:
+            if error is not None or step_bytes == length_bytes:
+                done(error)
+            else:
+                self.discard(offset_bytes + step_bytes, length_bytes - step_bytes, done)
+
+        self._accept(self._op(offset_bytes, step_bytes, None, stepped))
+
+    def flush(self, done: Done) -> None:
+        """Make everything acknowledged durable, here and on the mirrors that belong to it."""
+        if self._failure is not None:
+            done(lun_error(self._failure, reading=False))
+            return
+        flush = _Flush(done)
+        flush.hold()
+        for tracker in self.trackers:
+            tracker.mirror_flush(flush)
+
+        def flushed(error: StoreError | None) -> None:
+            if error is not None:
+                self.fail(error)
+            flush.end(None if error is None else lun_error(error, reading=False))
+
+        self.store.flush(flushed)
+        flush.end()
+
+    def _refusal(self) -> LunFault | None:
+        if self.access is not _OPEN:
+            return LunFault.NOT_READY if self.access is _NOT_READY else LunFault.WRITE_PROTECTED
+        for tracker in self.trackers:
+            fault = tracker.gate()
+            if fault is not None:
+                return fault
+        return None
+
+    # ------------------------------------------------------------ pairs
+
+    def apply(self, offset_bytes: int, data: memoryview, source: Tracker, done: Done) -> None:
+        """Store what came from a pair; tracked for every other pair (law L6).
+
+        `data` need only be valid during the call.
+        """
+        if (
+            self._queue
+            or not self.store.writes_at_once
+            or not self._ready_for(offset_bytes, len(data))
+        ):
+            data = memoryview(bytes(data))
+        self._accept(self._op(offset_bytes, len(data), data, done, source=source))
+
+    def apply_discard(
+        self, offset_bytes: int, length_bytes: int, source: Tracker, done: Done
+    ) -> None:
+        """Discard what the other side discarded."""
+        self._accept(self._op(offset_bytes, length_bytes, None, done, source=source))
+
+    def barrier(self, run: Callable[[], None]) -> None:
+        """Call `run` at this point of the write order: all before is stored, nothing after is."""
+        self._queue.append(run)
+        self._drain()
+
+    def drained(self, run: Callable[[], None]) -> None:
+        """Call `run` when no write is queued or in flight. The caller has closed the door."""
+        if self._in_flight or self._queue:
+            self._idle_waiters.append(run)
+        else:
+            run()
+
+    def settle(self, done: StoreDone) -> None:
+        """Flush the store, then save every pair's bits: what an extent's leaving needs."""
+
+        def flushed(error: StoreError | None) -> None:
+            if error is not None:
+                self.fail(error)
+                done(error)
+                return
+            self._save_bitmaps(done)
+
+        self.store.flush(flushed)
+
+    def _save_bitmaps(self, done: StoreDone) -> None:
+        left = len(self.trackers) + 1
+        first_error: StoreError | None = None
+
+        def saved(error: StoreError | None) -> None:
+            nonlocal left, first_error
+            first_error = first_error or error
+            left -= 1
+            if not left:
+                done(first_error)
+
+        for tracker in list(self.trackers):
+            tracker.save_bitmap(saved)
+        saved(None)
+
+    def update_access(self) -> None:
+        """Work out anew what hosts may do; called by whoever changed a cause."""
+        if self._failure is not None or not self.state.healthy or not self.state.consistent:
+            access = _NOT_READY
+        else:
+            votes = [tracker.access for tracker in self.trackers]
+            if self.views:
+                votes.append(_READ_ONLY)
+            if _NOT_READY in votes:
+                access = _NOT_READY
+            else:
+                access = _READ_ONLY if _READ_ONLY in votes else _OPEN
+        if access is not self.access:
+            self.access = access
+        self._services.changed(self)
+
+    def fail(self, error: StoreError) -> None:
+        """The store or the log can't be trusted: no acknowledgement from here on (law L10)."""
+        if self._failure is not None:
+            return
+        self._failure = error
+        self.state.healthy = False
+        self.update_access()
+        for tracker in list(self.trackers):
+            tracker.volume_failed(error)
+        queue, self._queue = self._queue, deque()
+        for entry in queue:
+            if isinstance(entry, WriteOp):
+                entry.end(lun_error(error, reading=False))
+            else:
+                entry()
+        self._services.commit(lambda _error: None)
+
+    # ------------------------------------------------------------ the order of writes
+
+    def _op(
+        self,
+        offset_bytes: int,
+        length_bytes: int,
+        data: memoryview | None,
+        answer: Done,
+        *,
+        fua: bool = False,
+        source: Tracker | None = None,
+    ) -> WriteOp:
+        self._in_flight += 1
+        return WriteOp(
+            offset_bytes,
+            length_bytes,
+            data,
+            fua=fua,
+            source=source,
+            extent_bytes=self._extent_bytes,
+            answer=self._durably(answer) if fua else answer,
+            over=self._over,
+        )
+
+    def _durably(self, answer: Done) -> Done:
+        """FUA: the answer waits for a flush of what the write left behind."""
+
+        def written(error: LunError | None) -> None:
+            if error is None:
+                self.flush(answer)
+            else:
+                answer(error)
+
+        return written
+
+    def _accept(self, op: WriteOp) -> None:
+        if self._queue or not self._ready(op):
+            self._queue.append(op)
+            if self.intent is not None and self.trackers:
+                self.intent.want(op.first_extent, op.last_extent)
+            self._drain()
+        else:
+            self._submit(op)
+
+    def _ready_for(self, offset_bytes: int, length_bytes: int) -> bool:
+        if self.intent is None or not self.trackers:
+            return True
+        last = (offset_bytes + length_bytes - 1) // self._extent_bytes
+        return self.intent.covers(offset_bytes // self._extent_bytes, last)
+
+    def _ready(self, op: WriteOp) -> bool:
+        if not self.trackers:
+            return True
+        if self.intent is not None and not self.intent.covers(op.first_extent, op.last_extent):
+            return False
+        if self._beginning_generation:
+            return False
+        for tracker in self.trackers:
+            if tracker is not op.source and tracker.wants_generation:
+                return False
+        return True
+
+    def _drain(self) -> None:
+        if self._draining:
+            return
+        self._draining = True
+        try:
+            while self._queue:
+                head = self._queue[0]
+                if not isinstance(head, WriteOp):
+                    if self._storing:
+                        return
+                    self._queue.popleft()
+                    head()
+                elif self._failure is not None:
+                    self._queue.popleft()
+                    head.end(lun_error(self._failure, reading=False))
+                elif self._ready(head):
+                    self._queue.popleft()
+                    self._submit(head)
+                else:
+                    self._prepare(head)
+                    return
+        finally:
+            self._draining = False
+        self._wake_idle()
+
+    def _prepare(self, op: WriteOp) -> None:
+        if self.intent is not None and not self.intent.covers(op.first_extent, op.last_extent):
+            self.intent.want(op.first_extent, op.last_extent)
+            return
+        if not self._beginning_generation:
+            self._begin_generation(op.source)
+
+    def _begin_generation(self, source: Tracker | None) -> None:
+        self._beginning_generation = True
+        generation = self._services.new_generation()
+        self.state.generation = generation
+        for tracker in self.trackers:
+            if tracker is not source and tracker.wants_generation:
+                tracker.begin_generation(generation)
+
+        def committed(error: StoreError | None) -> None:
+            self._beginning_generation = False
+            if error is not None:
+                self.fail(error)
+            self._drain()
+
+        self._services.commit(committed)
+
+    def _submit(self, op: WriteOp) -> None:
+        if self.intent is not None and self.trackers:
+            for extent in range(op.first_extent, op.last_extent + 1):
+                self.intent.hot.pin(extent)
+        else:
+            op.first_extent = -1
+        self._storing += 1
+        stored = _Stored(self, op)
+        if op.data is None:
+            self.store.discard(op.offset_bytes, op.length_bytes, stored.ended)
+        else:
+            self.store.write(op.offset_bytes, op.data, stored.ended)
+        if not stored.failed:
+            for tracker in self.trackers:
+                if tracker is not op.source:
+                    tracker.mirror(op)
+        stored.submitted()
+
+    def stored(self, op: WriteOp, error: StoreError | None) -> None:
+        """The store has answered; called by the write's own record."""
+        self._storing -= 1
+        if error is not None:
+            for tracker in list(self.trackers):
+                tracker.store_failed(op, error)
+        if self._queue and not self._storing:
+            self._drain()
+
+    def _over(self, op: WriteOp) -> None:
+        self._in_flight -= 1
+        if self.intent is not None and op.first_extent >= 0:
+            hot = self.intent.hot
+            for extent in range(op.first_extent, op.last_extent + 1):
+                hot.unpin(extent)
+            self.intent.turn()
+        if self._idle_waiters:
+            self._wake_idle()
+
+    def _wake_idle(self) -> None:
+        if self._in_flight == 0 and not self._queue:
+            waiters, self._idle_waiters = self._idle_waiters, []
+            for waiter in waiters:
+                waiter()
+
+
+class _Stored:
+    """The store's part of a write: one part of the op, ended when store and mirrors were told."""
+
+    __slots__ = ("_left", "_op", "_volume", "error", "failed")
+
+    def __init__(self, volume: Volume, op: WriteOp) -> None:
+        self._volume = volume
+        self._op = op
+        self._left = 2
+        self.error: StoreError | None = None
+        self.failed = False
+
+    def ended(self, error: StoreError | None) -> None:
+        if error is not None:
+            self.error = error
+            self.failed = True
+        self._volume.stored(self._op, error)
+        self.submitted()
+
+    def submitted(self) -> None:
+        self._left -= 1
+        if not self._left:
+            error = self.error
+            self._op.end(None if error is None else lun_error(error, reading=False))
