@@ -102,6 +102,7 @@ async def carry_out(node: str, command: Command, handler: Handler) -> Reply:
     """Run the handler and phrase its outcome; never raises what the handler raised."""
     try:
         answer = await handler(command.verb, command.params, command.request)
+        assert answer.result is None or isinstance(answer.result, command.verb.result)
         result = None if answer.result is None else answer.result.model_dump(mode="json")
     except RejectedError as exc:
         return rejected(node, command.request.id, exc.code, exc.message, exc.next_step)

@@ -1,0 +1,1 @@
+"""Tests, by what they need: unit, integration, sim, conformance, fuzz, lab, bench."""

@@ -1,0 +1,1 @@
+"""Nodes and clients around a real broker."""
