@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
@@ -161,11 +161,11 @@ class ApiClient:
         await self._broker_there()
         return dict(sorted(self._nodes.items()))
 
-    async def watch(self, topic_filter: str) -> AsyncIterator[tuple[str, Info | None]]:
+    async def watch(self, topic_filter: str) -> AsyncGenerator[tuple[str, Info | None], None]:
         """Follow retained states: first the stored ones, then each change; None means gone.
 
-        Endless. A slow reader gets the latest value of each topic. States that don't parse (of
-        a newer version) are logged and left out.
+        Endless; leave it with `contextlib.aclosing`. A slow reader gets the latest value of each
+        topic. States that don't parse (of a newer version) are logged and left out.
         """
         watch = self._open_watch(topic_filter)
         try:

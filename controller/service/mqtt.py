@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -180,7 +181,7 @@ class Connection:
             try:
                 await self._session()
             except aiomqtt.MqttError as exc:
-                reason = " ".join(str(exc).split()) or type(exc).__name__
+                reason = _ERRNO.sub("", " ".join(str(exc).split())) or type(exc).__name__
             # A session that came up ends the row of failures, however it went down.
             failures = 1 if self.connected else failures + 1
             self._went_down(reason)
@@ -292,6 +293,7 @@ class Connection:
 
 
 _ECHO = "trilun-echo"
+_ERRNO = re.compile(r"^\[Errno -?\d+\] ")
 
 
 async def _publish(client: aiomqtt.Client, publication: Publication) -> None:

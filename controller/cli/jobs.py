@@ -1,0 +1,291 @@
+"""`trilun backup`, `trilun restore` and `trilun job …`.
+
+Owns the arguments and the display of jobs, plans and receipts. A job belongs to its agent:
+waiting for it here, or not, changes nothing.
+"""
+
+from __future__ import annotations
+
+import click
+from rich.table import Table
+
+from controller.api import messages as m
+from controller.api.codes import Exit
+from controller.cli.locate import find_agent, find_job, live_jobs, offline, online
+from controller.cli.names import Ref, RefType, complete_data_set, complete_job
+from controller.cli.output import (
+    details,
+    print_error,
+    print_json,
+    print_line,
+    print_note,
+    show,
+    table,
+)
+from controller.cli.results import report_change
+from controller.cli.session import ApiCommand, ApiGroup, Session
+from controller.cli.waiting import Teller, progress_text, wait_for_job
+from controller.service.client import ApiClient, result_of
+from controller.service.sizes import format_size
+
+MAX_SHOWN_FILES = 50
+
+_JOB = click.argument("ref", metavar="JOB", type=RefType(), shell_complete=complete_job)
+_WAIT = click.option("--wait/--no-wait", "wait", default=True, help="Wait for the end (default).")
+
+
+@click.command("backup", cls=ApiCommand)
+@click.argument("data_set", required=False, shell_complete=complete_data_set)
+@click.option("--label", default="", help="Remembered with the backup.")
+@click.option("--no-quiesce", is_flag=True, help="Don't freeze the file system.")
+@_WAIT
+@click.pass_context
+def backup(
+    ctx: click.Context, data_set: str | None, label: str, no_quiesce: bool, wait: bool
+) -> None:
+    """Take a backup of DATA_SET (may be left out when there is only one)."""
+    session = ctx.find_object(Session)
+    assert session is not None
+
+    async def work(client: ApiClient) -> m.JobInfo:
+        node, name = await find_agent(client, "host1", data_set)
+        params = m.BackupStart(data_set=name, label=label, quiesce=not no_quiesce)
+        return await _started(session, client, node, "job.backup", params, wait)
+
+    _report(ctx, session, session.run(work))
+
+
+@click.command("restore", cls=ApiCommand)
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@click.option("--data-set", help="Needed when there are several.",
+              shell_complete=complete_data_set)  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Show the plan, change nothing.")
+@click.option("--force", is_flag=True, help="Unmount on host 1 although it is in use.")
+@_WAIT
+@click.pass_context
+def restore(
+    ctx: click.Context,
+    paths: tuple[str, ...],
+    data_set: str | None,
+    dry_run: bool,
+    force: bool,
+    wait: bool,
+) -> None:
+    """Bring PATHs back from the backup."""
+    session = ctx.find_object(Session)
+    assert session is not None
+
+    async def work(client: ApiClient) -> m.JobInfo:
+        node, name = await find_agent(client, "host2", data_set)
+        params = m.RestoreStart(data_set=name, paths=list(paths), dry_run=dry_run, force=force)
+        return await _started(session, client, node, "job.restore", params, wait or dry_run)
+
+    _report(ctx, session, session.run(work))
+
+
+@click.group(cls=ApiGroup)
+def job() -> None:
+    """Jobs of the host agents: backups and restores."""
+
+
+@job.command("list")
+@click.pass_obj
+def list_jobs(session: Session) -> None:
+    """List the jobs of every agent that is online."""
+
+    async def work(client: ApiClient) -> tuple[list[m.JobInfo], list[str]]:
+        nodes = await client.discover()
+        jobs = await live_jobs(client, online(nodes, m.NodeKind.AGENT))
+        return jobs, offline(nodes, m.NodeKind.AGENT)
+
+    jobs, away = session.run(work)
+    if session.json:
+        print_json({"jobs": jobs, "offline_nodes": away})
+        return
+    show(job_table(jobs))
+    for name in away:
+        print_note(f"agent '{name}' is offline, its jobs are not listed")
+
+
+@job.command("show")
+@_JOB
+@click.pass_obj
+def show_job(session: Session, ref: Ref) -> None:
+    """Show one job, with its plan and receipt."""
+
+    async def work(client: ApiClient) -> m.JobInfo:
+        found = await find_job(client, ref)
+        params = m.Named(name=ref.name)
+        return await client.call_for(m.JobInfo, found.node, "job.show", params, session.timeout_s)
+
+    info = session.run(work)
+    if session.json:
+        print_json(info)
+    else:
+        _show_job(info)
+
+
+@job.command("wait")
+@_JOB
+@click.option(
+    "--timeout", "wait_s", type=click.FloatRange(min=0.001), help="Seconds; else for ever."
+)
+@click.pass_context
+def wait_job(ctx: click.Context, ref: Ref, wait_s: float | None) -> None:
+    """Wait until a job has ended; the exit code says how."""
+    session = ctx.find_object(Session)
+    assert session is not None
+
+    async def work(client: ApiClient) -> m.JobInfo:
+        return await _wait(session, client, await find_job(client, ref), wait_s)
+
+    _report(ctx, session, session.run(work))
+
+
+@job.command("cancel")
+@_JOB
+@click.pass_obj
+def cancel(session: Session, ref: Ref) -> None:
+    """Ask a job to stop and undo what it can."""
+
+    async def work(client: ApiClient) -> m.Reply:
+        found = await find_job(client, ref)
+        params = m.Named(name=ref.name)
+        return await client.request(found.node, "job.cancel", params, session.timeout_s)
+
+    report_change(session, session.run(work), m.JobInfo, f"job '{ref.name}' is being cancelled")
+
+
+async def _started(
+    session: Session, client: ApiClient, node: str, verb: str, params: m.Params, wait: bool
+) -> m.JobInfo:
+    reply = await client.request(node, verb, params, session.timeout_s)
+    started = result_of(reply, m.JobInfo)
+    return await _wait(session, client, started, None) if wait else started
+
+
+async def _wait(
+    session: Session, client: ApiClient, job_info: m.JobInfo, wait_s: float | None
+) -> m.JobInfo:
+    session.say_on_interrupt(f"job '{job_info.id}' goes on", f"trilun job wait {job_info.id}")
+    what = f"{job_info.kind.value} {job_info.id}"
+    with Teller(what, silent=session.json) as teller:
+        return await wait_for_job(client, job_info, wait_s, teller)
+
+
+def _report(ctx: click.Context, session: Session, info: m.JobInfo) -> None:
+    """Print a job as far as it has come; a failed one ends the command with its exit code."""
+    failed = info.state in {m.JobState.FAILED, m.JobState.CANCELLED}
+    if session.json:
+        print_json(info)
+    elif info.state is m.JobState.RUNNING:
+        print_line(info.id)
+    elif failed:
+        why = info.error or info.message or "no reason given"
+        print_error(
+            info.code.value, f"job '{info.id}' {info.state.value}: {why}", info.next_step,
+            as_json=False,
+        )  # fmt: skip
+    elif info.receipt is not None:
+        show(*_receipt(info.receipt))
+    elif info.plan is not None:
+        show(*_plan(info.plan))
+    else:
+        print_line(f"job '{info.id}' done")
+    if failed:
+        ctx.exit(Exit.FAILED)
+
+
+def job_table(jobs: list[m.JobInfo]) -> Table:
+    """Jobs, a line each, the latest first."""
+    return table(
+        ("JOB", "AGENT", "KIND", "DATA SET", "STATE", "STEP", "PROGRESS"),
+        [
+            (
+                j.id,
+                j.node,
+                j.kind.value,
+                j.data_set,
+                j.state.value,
+                j.step,
+                progress_text(j.progress) or "-",
+            )
+            for j in sorted(jobs, key=lambda j: -j.started_at)
+        ],
+    )
+
+
+def _show_job(info: m.JobInfo) -> None:
+    show(
+        details(
+            [
+                ("job", info.id),
+                ("agent", info.node),
+                ("kind", info.kind.value),
+                ("data set", info.data_set),
+                ("state", info.state.value),
+                ("step", info.step),
+                ("steps", ", ".join(info.steps)),
+                ("message", info.message),
+                ("progress", progress_text(info.progress)),
+                ("error", info.error),
+                ("next", info.next_step),
+            ]
+        )
+    )
+    if info.receipt is not None:
+        show(*_receipt(info.receipt))
+    elif info.plan is not None:
+        show(*_plan(info.plan))
+
+
+def _plan(plan: m.RestorePlan) -> list[Table]:
+    parts = [
+        details(
+            [
+                ("data set", plan.data_set),
+                ("direction", plan.direction.value),
+                ("because", plan.rule),
+                ("starts from", plan.starting_point.replace("_", " ")),
+                ("to copy", format_size(plan.bytes_to_copy)),
+                ("overwritten", format_size(plan.overwritten_bytes)),
+                ("union now", format_size(plan.union_bytes)),
+                ("takes about", f"{plan.eta_s:.0f} s"),
+                ("not in the backup", ", ".join(plan.missing)),
+                ("steps", ", ".join(plan.steps)),
+            ]
+        )
+    ]
+    return [*parts, _files(plan.files)] if plan.files else parts
+
+
+def _receipt(receipt: m.Receipt) -> list[Table]:
+    parts = [
+        details(
+            [
+                ("job", receipt.job),
+                ("kind", receipt.kind.value),
+                ("data set", receipt.data_set),
+                ("label", receipt.label),
+                ("files", str(len(receipt.files)) if receipt.files else ""),
+                ("file bytes", format_size(receipt.file_bytes) if receipt.files else ""),
+                ("verified", "yes" if receipt.verified else ""),
+                ("on the wire", format_size(receipt.wire_bytes)),
+                ("data carried", format_size(receipt.payload_bytes)),
+                ("union", format_size(receipt.union_bytes)),
+                ("discarded", format_size(receipt.discarded_bytes)),
+                ("frozen", f"{receipt.frozen_s:.2f} s"),
+                ("took", f"{receipt.duration_s:.1f} s"),
+            ]
+        )
+    ]
+    return [*parts, _files(receipt.files)] if receipt.files else parts
+
+
+def _files(files: list[m.RestoredFile]) -> Table:
+    rows: list[tuple[str, str, str]] = [
+        (f.path, f.kind, format_size(f.size_bytes)) for f in files[:MAX_SHOWN_FILES]
+    ]
+    if len(files) > MAX_SHOWN_FILES:
+        rows.append((f"and {len(files) - MAX_SHOWN_FILES} more", "", ""))
+    return table(("PATH", "KIND", "SIZE"), rows, right="SIZE")

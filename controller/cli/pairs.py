@@ -1,0 +1,270 @@
+"""`trilun pair …`.
+
+Owns the arguments and the display of pairs. Must not know the state table: the controller
+answers accepted, no-op or rejected.
+"""
+
+from __future__ import annotations
+
+import click
+from rich.table import Table
+
+from controller.api import messages as m
+from controller.cli.locate import find_pair, live_pairs, offline, online, pair_sides
+from controller.cli.names import PAIR_STATES, RateType, Ref, RefType, complete_pair, complete_volume
+from controller.cli.output import details, print_json, print_line, print_note, show, table
+from controller.cli.results import report_change
+from controller.cli.session import ApiGroup, Session
+from controller.cli.waiting import Teller, progress_text, wait_for_pair
+from controller.service.client import ApiClient
+from controller.service.sizes import format_size
+
+_PAIR = click.argument("ref", metavar="[NODE/]NAME", type=RefType(), shell_complete=complete_pair)
+_RATE = click.option("--rate-limit", type=RateType(), help="At most this a second, as 50MiB.")
+
+
+@click.group(cls=ApiGroup)
+def pair() -> None:
+    """Pairs: bind two volumes, split them, make them equal again."""
+
+
+@pair.command("create")
+@click.argument("name")
+@click.argument(
+    "p_vol",
+    metavar="P_NODE/P_VOLUME",
+    type=RefType(node_needed=True),
+    shell_complete=complete_volume,
+)
+@click.argument(
+    "s_vol",
+    metavar="S_NODE/S_VOLUME",
+    type=RefType(node_needed=True),
+    shell_complete=complete_volume,
+)
+@click.option(
+    "--mode",
+    type=click.Choice([mode.value for mode in m.Mode]),
+    default=m.Mode.SYNC.value,
+    show_default=True,
+    help="When a host's write is acknowledged.",
+)
+@click.option(
+    "--fence",
+    type=click.Choice([fence.value for fence in m.Fence]),
+    default=m.Fence.NEVER.value,
+    show_default=True,
+    help="What a write meets when the mirror can't follow.",
+)
+@_RATE
+@click.pass_obj
+def create(
+    session: Session,
+    name: str,
+    p_vol: Ref,
+    s_vol: Ref,
+    mode: str,
+    fence: str,
+    rate_limit: int | None,
+) -> None:
+    """Bind two volumes and copy the first to the second.
+
+    On one node it is a local pair, across two nodes a remote one.
+    """
+    assert p_vol.node is not None
+    local = p_vol.node == s_vol.node
+    params = m.PairCreate(
+        name=name,
+        kind=m.PairKind.LOCAL if local else m.PairKind.REMOTE,
+        p_volume=p_vol.name,
+        s_volume=s_vol.name,
+        peer=None if local else s_vol.node,
+        mode=m.Mode(mode),
+        fence=m.Fence(fence),
+        rate_limit_bytes_per_s=rate_limit,
+    )
+    node = p_vol.node
+
+    async def work(client: ApiClient) -> m.Reply:
+        return await client.request(node, "pair.create", params, session.timeout_s)
+
+    report_change(session, session.run(work), m.PairInfo, f"pair '{name}' created", _pair_details)
+
+
+@pair.command("list")
+@click.pass_obj
+def list_pairs(session: Session) -> None:
+    """List the pairs of every controller that is online, both sides of each."""
+
+    async def work(client: ApiClient) -> tuple[list[m.PairInfo], list[str]]:
+        nodes = await client.discover()
+        pairs = await live_pairs(client, online(nodes, m.NodeKind.CONTROLLER))
+        return pairs, offline(nodes, m.NodeKind.CONTROLLER)
+
+    pairs, away = session.run(work)
+    if session.json:
+        print_json({"pairs": pairs, "offline_nodes": away})
+        return
+    show(pair_table(pairs))
+    for name in away:
+        print_note(f"node '{name}' is offline, its pairs are not listed")
+
+
+@pair.command("show")
+@_PAIR
+@click.pass_obj
+def show_pair(session: Session, ref: Ref) -> None:
+    """Show one pair, each side that is known."""
+
+    async def work(client: ApiClient) -> tuple[m.PairInfo, list[m.PairInfo]]:
+        side = await find_pair(client, ref)
+        shown = await client.call_for(
+            m.PairInfo, side.node, "pair.show", m.Named(name=ref.name), session.timeout_s
+        )
+        others = [p for p in await pair_sides(client, ref) if p.node != side.node]
+        return shown, others
+
+    shown, others = session.run(work)
+    if session.json:
+        print_json({"pair": shown, "other_sides": others})
+        return
+    show(_pair_details(shown))
+    for other in others:
+        print_line(f"{other.node} shows its side ({other.role.value}) as {other.state.value}")
+
+
+@pair.command("split")
+@_PAIR
+@click.option("--label", default="", help="Remembered with the split.")
+@click.pass_obj
+def split(session: Session, ref: Ref, label: str) -> None:
+    """Stop mirroring at one instant; the S-VOL becomes writable."""
+    params = m.PairSplit(name=ref.name, label=label)
+    _change(session, ref, "pair.split", params, f"pair '{ref.name}' is split")
+
+
+@pair.command("resync")
+@_PAIR
+@click.option("--reverse", is_flag=True, help="Copy from the S-VOL to the P-VOL.")
+@click.option("--full", is_flag=True, help="Allow a full copy where the bitmaps can't tell.")
+@click.option("--force", is_flag=True, help="Reverse: overwrite a P-VOL that a host uses.")
+@click.option("--expect-generation", help="Refuse if the data set has another generation.")
+@_RATE
+@click.pass_obj
+def resync(
+    session: Session,
+    ref: Ref,
+    reverse: bool,
+    full: bool,
+    force: bool,
+    expect_generation: str | None,
+    rate_limit: int | None,
+) -> None:
+    """Make both sides equal again by copying only what differs."""
+    params = m.PairResync(
+        name=ref.name,
+        direction=m.Direction.REVERSE if reverse else m.Direction.FORWARD,
+        full=full,
+        force=force,
+        expect_generation=expect_generation,
+        rate_limit_bytes_per_s=rate_limit,
+    )
+    _change(session, ref, "pair.resync", params, f"resync of pair '{ref.name}' has begun")
+
+
+@pair.command("wait")
+@_PAIR
+@click.argument("state", type=PAIR_STATES)
+@click.option(
+    "--timeout", "wait_s", type=click.FloatRange(min=0.001), help="Seconds; else for ever."
+)
+@click.pass_obj
+def wait(session: Session, ref: Ref, state: str, wait_s: float | None) -> None:
+    """Wait until a pair is in STATE, with progress."""
+    wanted = m.PairState(state)
+    session.say_on_interrupt(f"pair '{ref.name}' goes on without us", f"trilun pair show {ref}")
+
+    async def work(client: ApiClient) -> m.PairInfo | None:
+        with Teller(f"pair {ref.name}", silent=session.json) as teller:
+            return await wait_for_pair(client, ref, wanted, wait_s, teller)
+
+    info = session.run(work)
+    if session.json:
+        print_json({"state": wanted.value, "pair": info})
+    else:
+        print_line(f"pair '{ref.name}' is {wanted.value}")
+
+
+@pair.command("delete")
+@_PAIR
+@click.option("--force", is_flag=True, help="Delete this side alone when the peer is away.")
+@click.pass_obj
+def delete(session: Session, ref: Ref, force: bool) -> None:
+    """Dissolve a pair; both volumes stay as they are."""
+    params = m.PairDelete(name=ref.name, force=force)
+    _change(session, ref, "pair.delete", params, f"pair '{ref.name}' is deleted")
+
+
+def _change(session: Session, ref: Ref, verb: str, params: m.Params, done: str) -> None:
+    async def work(client: ApiClient) -> m.Reply:
+        side = await find_pair(client, ref)
+        return await client.request(side.node, verb, params, session.timeout_s)
+
+    report_change(session, session.run(work), m.PairInfo, done)
+
+
+def pair_table(pairs: list[m.PairInfo]) -> Table:
+    """Sides of pairs, a line each."""
+    return table(
+        ("PAIR", "NODE", "KIND", "ROLE", "STATE", "P-VOL", "S-VOL", "DIRTY", "PROGRESS"),
+        [
+            (
+                p.name,
+                p.node,
+                p.kind.value,
+                p.role.value,
+                p.state.value,
+                p.p_volume,
+                p.s_volume,
+                format_size(p.dirty_bytes),
+                progress_text(p.progress) or "-",
+            )
+            for p in sorted(pairs, key=lambda p: (p.name, p.role.value, p.node))
+        ],
+        right="DIRTY",
+    )
+
+
+def _pair_details(info: m.PairInfo) -> Table:
+    peer = info.peer and f"{info.peer} ({'connected' if info.peer_connected else 'away'})"
+    return details(
+        [
+            ("pair", info.name),
+            ("node", info.node),
+            ("kind", info.kind.value),
+            ("role", info.role.value),
+            ("state", info.state.value),
+            ("reason", info.reason),
+            ("next", info.next_step),
+            ("P-VOL", info.p_volume),
+            ("S-VOL", info.s_volume),
+            ("peer", peer or ""),
+            ("mode", info.mode.value),
+            ("fence", info.fence.value),
+            ("dirty", format_size(info.dirty_bytes)),
+            ("generation", info.generation),
+            ("split label", info.split_label),
+            ("progress", progress_text(info.progress)),
+            ("last resync", _resync_text(info)),
+        ]
+    )
+
+
+def _resync_text(info: m.PairInfo) -> str:
+    if not info.resync_union_bytes and not info.resync_payload_bytes:
+        return ""
+    text = f"{format_size(info.resync_payload_bytes)} of data"
+    if info.resync_wire_bytes:
+        text += f", {format_size(info.resync_wire_bytes)} on the wire"
+    text += f", union {format_size(info.resync_union_bytes)}"
+    return f"{text}, discarded {format_size(info.resync_discarded_bytes)}"
