@@ -24,11 +24,6 @@ class Side:
     history: tuple[str, ...]
     consistent: bool
 
-    @property
-    def written(self) -> bool:
-        """Whether it was written since the sides parted."""
-        return self.current != self.baseline
-
 
 class Rule(enum.Enum):
     """A row of the table; the value is the sentence a dry run shows."""
@@ -73,9 +68,9 @@ def decide(p: Side, s: Side, asked: Direction | None, *, full: bool) -> Decision
     `asked` is the direction an operator named, or None when the pair goes on by itself.
     `full` says that the operator allowed a full copy.
     """
-    related = p.baseline == s.baseline
-    if related:
-        rule = _related(p.written, s.written, asked)
+    common = _common(p, s)
+    if common is not None:
+        rule = _related(p.current != common, s.current != common, asked)
         direction = asked or (Direction.REVERSE if rule is Rule.P_BEHIND else Direction.FORWARD)
         how = How.REFUSE if rule is Rule.SPLIT_BRAIN else How.BITMAP
     else:
@@ -87,6 +82,21 @@ def decide(p: Side, s: Side, asked: Direction | None, *, full: bool) -> Decision
     if how is not How.REFUSE and not source.consistent:
         return Decision(Rule.BAD_SOURCE, How.REFUSE, direction)
     return Decision(rule, how, direction)
+
+
+def _common(p: Side, s: Side) -> str | None:
+    """The generation from which both sides' bitmaps count.
+
+    A target notes the source's generation before the source notes that it has: where a cut fell
+    between the two, one side's baseline is the other's current generation.
+    """
+    if p.baseline == s.baseline:
+        return p.baseline
+    if s.baseline == p.current:
+        return p.current
+    if p.baseline == s.current:
+        return s.current
+    return None
 
 
 def _related(p_written: bool, s_written: bool, asked: Direction | None) -> Rule:

@@ -174,7 +174,7 @@ def after(state: PairState, event: Event) -> PairState | None:
 def mermaid() -> str:
     """The table as a state diagram, for docs/pair-states.md."""
     lines = ["stateDiagram-v2", "    [*] --> SMPL"]
-    arrows: dict[tuple[str, str], list[str]] = {}
+    arrows: dict[tuple[PairState, PairState], list[str]] = {}
     for (state, command), row in COMMANDS.items():
         if row.verdict is Verdict.ACCEPTED and row.state is not None:
             arrows.setdefault((state, row.state), []).append(command)

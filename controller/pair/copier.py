@@ -1,0 +1,259 @@
+"""The copy of a resync: marked blocks go to the other side while hosts go on writing.
+
+Owns the cursor, the window and the batches of one run from source to target. Host writes are
+mirrored in the same stream meanwhile, so a block is read and sent in one step; where a read had
+to wait for the disk and a write overtook it, it is read again. Bits are cleared a batch at a
+time, after both sides have flushed (law L2). Ends by calling `done`; a lost channel stops it
+and leaves every bit that was not cleared, from where the next run goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from controller.api.messages import Progress
+from controller.link.channel import Channel
+from controller.link.frames import MAX_DISCARD_BYTES
+from controller.pair.messages import Cleared
+from controller.pair.pace import Meter, RateCap
+from controller.volume.bitmap import BLOCK_BYTES, DirtyBitmap
+from controller.volume.store import BlockStore, StoreError
+
+CHUNK_BYTES = 256 << 10
+WINDOW_BYTES = 8 << 20
+BATCH_BYTES = 64 << 20
+STEP_BYTES = 4 << 20
+"""Sent at most in one go before the loop gets a turn."""
+
+
+class Clock(Protocol):
+    """The loop's clock and timers, injected."""
+
+    def now_s(self) -> float:
+        """Monotonic seconds."""
+
+    def later(self, delay_s: float, run: Callable[[], None]) -> Callable[[], None]:
+        """Call `run` after a delay; returns what cancels it."""
+
+
+class CopyFailed(Protocol):
+    """Told once when the source can't be read or flushed."""
+
+    def __call__(self, error: StoreError) -> None:
+        """The source's store failed."""
+
+
+class _Piece:
+    """The ticket of one copied piece."""
+
+    __slots__ = ("copier", "size_bytes")
+
+    def __init__(self, copier: Copier, size_bytes: int) -> None:
+        self.copier = copier
+        self.size_bytes = size_bytes
+
+    def acked(self) -> None:
+        self.copier.piece_acked(self.size_bytes)
+
+    def lost(self) -> None:
+        self.copier.stop()
+
+
+class _Barrier:
+    """The ticket of a batch's flush on the target."""
+
+    __slots__ = ("copier",)
+
+    def __init__(self, copier: Copier) -> None:
+        self.copier = copier
+
+    def acked(self) -> None:
+        self.copier.flushed()
+
+    def lost(self) -> None:
+        self.copier.stop()
+
+
+class Copier:
+    """One run over a source's bitmap. The bitmap gains no bits while it runs, short of errors."""
+
+    def __init__(
+        self,
+        store: BlockStore,
+        bitmap: DirtyBitmap,
+        channel: Channel,
+        clock: Clock,
+        rate_limit_bytes_per_s: int | None,
+        done: Callable[[], None],
+        failed: CopyFailed,
+    ) -> None:
+        self._store = store
+        self._bitmap = bitmap
+        self._channel = channel
+        self._clock = clock
+        self._done = done
+        self._failed = failed
+        self._cap = RateCap(rate_limit_bytes_per_s, clock.now_s())
+        self._meter = Meter(clock.now_s())
+        self._buffer = bytearray(CHUNK_BYTES)
+        self._cursor = 0
+        self._in_flight_bytes = 0
+        self._batch: list[tuple[int, int]] = []
+        self._batch_bytes = 0
+        self._covered: list[tuple[int, int]] = []
+        self._flushes_left = 0
+        self._active = True
+        self._pumping = False
+        self._reading: tuple[int, int] | None = None
+        self._overtaken = False
+        self._cancel_timer: Callable[[], None] | None = None
+        self.union_bytes = bitmap.dirty_bytes
+        self.left_bytes = self.union_bytes
+        self.payload_bytes = 0
+
+    def progress(self) -> Progress:
+        """How far it is."""
+        return Progress(
+            done_bytes=max(0, self.union_bytes - self.left_bytes),
+            left_bytes=self.left_bytes,
+            rate_bytes_per_s=self._meter.rate_bytes_per_s,
+            eta_s=self._meter.eta_s(self.left_bytes),
+        )
+
+    def stop(self) -> None:
+        """Give up: the channel is gone or the pair has another plan."""
+        self._active = False
+        if self._cancel_timer is not None:
+            self._cancel_timer()
+
+    def overtake(self, offset_bytes: int, length_bytes: int) -> None:
+        """A write was submitted: what is being read from disk there is old."""
+        reading = self._reading
+        if reading is not None and offset_bytes < reading[1] * BLOCK_BYTES:
+            self._overtaken |= offset_bytes + length_bytes > reading[0] * BLOCK_BYTES
+
+    def pump(self) -> None:
+        """Send as much as window, cap and politeness allow."""
+        if self._pumping or not self._active:
+            return
+        self._pumping = True
+        sent_bytes = 0
+        while self._may_send():
+            if self._batch_bytes >= BATCH_BYTES and self._flushes_left:
+                break
+            delay_s = self._cap.delay_s(self._clock.now_s())
+            if delay_s > 0 or sent_bytes >= STEP_BYTES:
+                self._again(delay_s)
+                break
+            run = self._bitmap.next_run(self._cursor, MAX_DISCARD_BYTES // BLOCK_BYTES)
+            if run is None:
+                self._end_of_pass()
+                break
+            sent_bytes += self._send_run(*run)
+            if self._batch_bytes >= BATCH_BYTES and not self._flushes_left:
+                self._flush_batch()
+        self._pumping = False
+
+    def _may_send(self) -> bool:
+        return self._active and self._reading is None and self._in_flight_bytes < WINDOW_BYTES
+
+    def _again(self, delay_s: float) -> None:
+        if self._cancel_timer is not None:
+            self._cancel_timer()
+        self._cancel_timer = self._clock.later(delay_s, self.pump)
+
+    def _send_run(self, first: int, count: int) -> int:
+        offset_bytes = first * BLOCK_BYTES
+        data_at = self._store.next_data(offset_bytes)
+        if data_at is None or data_at >= offset_bytes + BLOCK_BYTES:
+            if data_at is not None:
+                count = min(count, data_at // BLOCK_BYTES - first)
+            self._sent(first, count, 0)
+            piece = _Piece(self, count * BLOCK_BYTES)
+            self._channel.discard(offset_bytes, count * BLOCK_BYTES, piece, copy=True)
+            return CHUNK_BYTES
+        count = min(count, CHUNK_BYTES // BLOCK_BYTES)
+        self._read(first, count)
+        return count * BLOCK_BYTES
+
+    def _read(self, first: int, count: int) -> None:
+        self._reading = (first, first + count)
+        self._overtaken = False
+        data = memoryview(self._buffer)[: count * BLOCK_BYTES]
+
+        def read(error: StoreError | None) -> None:
+            self._reading = None
+            if not self._active:
+                return
+            if error is not None:
+                self.stop()
+                self._failed(error)
+                return
+            if self._overtaken:
+                self._read(first, count)
+                return
+            self._sent(first, count, len(data))
+            self._cap.spent(len(data))
+            self._channel.write(first * BLOCK_BYTES, data, _Piece(self, len(data)), copy=True)
+            self.pump()
+
+        self._store.read(first * BLOCK_BYTES, data, read)
+
+    def _sent(self, first: int, count: int, payload_bytes: int) -> None:
+        self._cursor = first + count
+        self._batch.append((first, count))
+        self._batch_bytes += max(payload_bytes, BLOCK_BYTES)
+        self._in_flight_bytes += count * BLOCK_BYTES
+        self.payload_bytes += payload_bytes
+
+    def piece_acked(self, size_bytes: int) -> None:
+        """The target has applied a piece."""
+        self._in_flight_bytes -= size_bytes
+        self.left_bytes = max(0, self.left_bytes - size_bytes)
+        self._meter.add(size_bytes, self._clock.now_s())
+        self.pump()
+
+    # ------------------------------------------------------------ clearing bits
+
+    def _flush_batch(self) -> None:
+        self._covered, self._batch = self._batch, []
+        self._batch_bytes = 0
+        self._flushes_left = 2
+        self._channel.flush(_Barrier(self), copy=True)
+
+        def flushed_here(error: StoreError | None) -> None:
+            if error is not None and self._active:
+                self.stop()
+                self._failed(error)
+            else:
+                self.flushed()
+
+        self._store.flush(flushed_here)
+
+    def flushed(self) -> None:
+        """One of the two sides has flushed the covered batch."""
+        if not self._active:
+            return
+        self._flushes_left -= 1
+        if self._flushes_left:
+            return
+        for first, count in self._covered:
+            self._bitmap.clear(first, count)
+        self._covered = []
+        self._channel.control(Cleared().model_dump())
+        self.pump()
+
+    def _end_of_pass(self) -> None:
+        if self._flushes_left:
+            return
+        if self._batch:
+            self._flush_batch()
+        elif len(self._bitmap):
+            # Marked behind the cursor: a store failed a write meanwhile.
+            self._cursor = 0
+            self.left_bytes = self._bitmap.dirty_bytes
+            self._again(0)
+        else:
+            self.stop()
+            self._done()

@@ -1,0 +1,179 @@
+"""The S-VOL's side of the conversation: it follows, and copies back when told to.
+
+Owns the steps of the S-VOL's side. What belongs at its place in the stream (a split, a mark, the
+end of a copy) happens in the call that delivers the message, behind every write before it; what
+needs the disk follows in the owner's task, and the answer goes out when it is durable.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from controller.api.messages import PairState
+from controller.pair import messages as msg
+from controller.pair.copier import Copier
+from controller.pair.exchange import encode
+from controller.pair.table import Event, after
+from controller.volume.store import StoreError, finished
+
+if TYPE_CHECKING:
+    from controller.pair.owner import PairOwner
+
+
+class Follower:
+    """Steps of the S-VOL's side; the messages of a copy serve whichever side is its target."""
+
+    def __init__(self, owner: PairOwner) -> None:
+        self._owner = owner
+        self._side = owner.side
+        self._record = owner.record
+
+    def at_once(self, message: msg.PairMessage) -> bool:
+        """Do what a message asks at this point of the stream; False when it can wait."""
+        side, owner = self._side, self._owner
+        if isinstance(message, msg.Cleared):
+            side.clear_covered()
+        elif isinstance(message, msg.Split):
+            side.volume.barrier(lambda: self._split(message))
+        elif isinstance(message, msg.Mark):
+            side.volume.barrier(lambda: owner.services.mark_local(side, message, owner.send))
+        elif isinstance(message, msg.Finished) and self._record.state is PairState.RCPY:
+            # The P-VOL's writes may be right behind this message.
+            side.follow()
+            owner.post(message)
+        elif isinstance(message, msg.Started) and self._record.state is PairState.COPY:
+            side.union_bytes = message.union_bytes
+            side.sink_left_bytes = message.union_bytes
+            side.discarded_bytes = message.discarded_bytes
+        else:
+            return False
+        return True
+
+    def _split(self, split: msg.Split) -> None:
+        record, side, owner = self._record, self._side, self._owner
+        state = after(record.state, Event.TOLD_SPLIT)
+        if state is None:
+            return
+        if side.volume.state.consistent:
+            side.part()
+            record.goal = "split"
+            record.halted = False
+            record.writable = split.writable
+            record.label = split.label
+            owner.set_state(state)
+        owner.post(msg.SplitDone())
+
+    async def take(self, message: msg.Message) -> None:
+        """A message in its turn."""
+        owner = self._owner
+        if isinstance(message, msg.Report):
+            owner.report = message
+            owner.send(owner.own_report())
+        elif isinstance(message, msg.Prepare):
+            await self._prepare(message)
+        elif isinstance(message, msg.Finish):
+            await self._finish()
+        elif isinstance(message, msg.Reverse):
+            await self._reverse(message)
+        elif isinstance(message, msg.Finished):
+            await self._copied_back()
+        elif isinstance(message, msg.SplitDone):
+            await owner.services.commit()
+            owner.send(message)
+        elif isinstance(message, msg.Delete):
+            self._side.part()
+            await owner.services.forget(self._side)
+            owner.send(msg.Deleted())
+
+    async def _prepare(self, prepare: msg.Prepare) -> None:
+        """Become the target: close the door to hosts, keep one consistent copy, tell our bits."""
+        record, side, owner = self._record, self._side, self._owner
+        use = owner.services.use_of(side)
+        state = after(record.state, Event.TOLD_COPY)
+        if use or state is None:
+            owner.send(msg.Refused(reason=use or f"the S-VOL is in {record.state}"))
+            return
+        side.begin_resync()
+        record.goal = "mirror"
+        record.halted = False
+        owner.set_state(state)
+        await owner.drained()
+        if prepare.dirty_bytes or len(side.bitmap):
+            await owner.services.guard(side)
+            side.volume.state.consistent = False
+        record.agree(prepare.current)
+        await owner.services.commit()
+        side.follow()
+        channel = side.channel
+        if channel is not None:
+            for payload in encode(side.bitmap):
+                channel.bitmap(payload)
+        owner.send(msg.Prepared(dirty_bytes=side.bitmap.dirty_bytes))
+
+    async def _finish(self) -> None:
+        """In sync: every bit is clear, on disk too (law L3)."""
+        record, side, owner = self._record, self._side, self._owner
+        if record.state is not PairState.COPY or not side.sinking:
+            return
+        side.bitmap.clear_all()
+        side.volume.state.consistent = True
+        side.volume.state.generation = record.current
+        side.counting_wire = False
+        owner.set_state(PairState.PAIR)
+        await owner.save()
+        owner.send(msg.Finished())
+        owner.services.in_sync(side)
+
+    async def _reverse(self, reverse: msg.Reverse) -> None:
+        """Copy back: the other side's bits were merged into ours as they arrived."""
+        record, side, owner = self._record, self._side, self._owner
+        state = after(record.state, Event.TOLD_REVERSE)
+        if state is None or not side.volume.state.consistent or side.channel is None:
+            owner.send(msg.Refused(reason=f"the S-VOL is in {record.state} and can't be a source"))
+            return
+        if record.current != reverse.agreed:
+            owner.send(msg.Refused(reason="the S-VOL was written just now; give the command again"))
+            return
+        side.begin_resync()
+        record.goal = "reverse"
+        record.halted = False
+        record.rate_limit_bytes_per_s = reverse.rate_limit_bytes_per_s
+        owner.set_state(state)
+        await owner.drained()
+        side.union_bytes = side.bitmap.dirty_bytes
+        side.discarded_bytes = reverse.dirty_bytes
+        record.agree(record.current)
+        await owner.save()
+
+        def failed(error: StoreError) -> None:
+            owner.store_failed(str(error))
+
+        owner.send(msg.Started(union_bytes=side.union_bytes, discarded_bytes=side.discarded_bytes))
+        side.copier = Copier(
+            side.volume.store,
+            side.bitmap,
+            side.channel,
+            side.clock,
+            record.rate_limit_bytes_per_s,
+            owner.copied,
+            failed,
+        )
+        side.copier.pump()
+
+    async def copied_back(self) -> None:
+        """The copier has ended: the target says so on its disk, then we do on ours."""
+        side, owner, record = self._side, self._owner, self._record
+        if record.state is not PairState.RCPY or side.copier is None:
+            return
+        side.payload_bytes = side.copier.payload_bytes
+        await finished(side.bitmap_file.save)
+        owner.send(msg.Finish())
+
+    async def _copied_back(self) -> None:
+        side, owner, record = self._side, self._owner, self._record
+        side.copier = None
+        side.counting_wire = False
+        record.goal = "mirror"
+        owner.set_state(PairState.PAIR)
+        await owner.save()
+        owner.services.in_sync(side)

@@ -1,0 +1,339 @@
+"""The P-VOL's side of the conversation: it decides, asks the other side, and starts the copies.
+
+Owns the steps of split, resync each way, delete and going on after a cut, as the P-VOL's side
+takes them. Runs inside the owner's task. Every step leaves a record from which the next start
+goes on; nothing here retries.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from controller.api.codes import Code, Verdict
+from controller.api.errors import RejectedError
+from controller.api.messages import Direction, PairState
+from controller.pair import messages as msg
+from controller.pair.asked import Asked
+from controller.pair.copier import Copier
+from controller.pair.exchange import encode
+from controller.pair.generations import Decision, How, Rule, Side, decide
+from controller.pair.table import Answer, Command
+from controller.volume.store import StoreError, finished
+
+if TYPE_CHECKING:
+    from controller.pair.owner import PairOwner, Reply
+
+_REFUSALS = {
+    Rule.SPLIT_BRAIN: (
+        Code.SPLIT_BRAIN,
+        "name the side to keep: trilun pair resync {name} (keeps the P-VOL) or with --reverse",
+    ),
+    Rule.FULL_COPY: (Code.FULL_COPY_NEEDED, "allow it: trilun pair resync {name} --full"),
+    Rule.UNRELATED: (Code.UNRELATED, "to overwrite one side all the same, add --full"),
+    Rule.BAD_SOURCE: (Code.NOT_CONSISTENT, "copy the other way, or restore that volume first"),
+}
+
+
+class Leader:
+    """Steps of the P-VOL's side."""
+
+    def __init__(self, owner: PairOwner) -> None:
+        self._owner = owner
+        self._side = owner.side
+        self._record = owner.record
+        self._split_done: Reply | None = None
+
+    # ------------------------------------------------------------ commands
+
+    async def split(self, label: str, *, writable: bool) -> None:
+        """Stop mirroring; the other side is told at this point of the stream."""
+        self.begin_split(label, writable=writable)
+        await self.complete_split()
+
+    def begin_split(self, label: str, *, writable: bool) -> None:
+        """The instant of the split: between two writes (law L11)."""
+        record = self._record
+        first_time = record.state is not PairState.PSUS
+        self._side.part()
+        if first_time:
+            record.label = label
+        record.goal = "split"
+        record.halted = False
+        record.guarded = False
+        record.writable = writable
+        self._owner.set_state(PairState.PSUS)
+        self._send_split()
+
+    def _send_split(self) -> None:
+        record = self._record
+        if self._side.channel is not None:
+            self._split_done = self._owner.awaiting(msg.SplitDone)
+            self._owner.send(
+                msg.Split(writable=record.writable, label=record.label, baseline=record.baseline)
+            )
+
+    async def complete_split(self) -> None:
+        """Make the split durable on both sides, as far as the other one can be reached."""
+        reply, self._split_done = self._split_done, None
+        if reply is None:
+            self._record.reason = "the other side will be told when the link is back"
+        await self._owner.services.commit()
+        if reply is not None:
+            await self._owner.settled(reply)
+
+    async def mark(self, mark: msg.Mark) -> Answer:
+        """Put a backup's mark into the stream."""
+        if self._record.state is not PairState.PAIR or self._side.channel is None:
+            raise RejectedError(
+                Code.WRONG_STATE,
+                f"pair '{self._record.name}' is in {self._record.state}, a backup needs PAIR",
+                f"bring it in sync: trilun pair resync {self._record.name}, then trilun pair wait",
+            )
+        marked = await self._owner.converse(mark, msg.Marked)
+        assert isinstance(marked, msg.Marked)
+        if marked.error:
+            raise RejectedError(Code(marked.code), marked.error)
+        return Answer(Verdict.ACCEPTED, self._record.state, "marked")
+
+    async def resync(self, asked: Asked, *, automatic: bool) -> None:
+        """Decide by the generations, then copy the way that was decided."""
+        owner, record = self._owner, self._record
+        if self._side.channel is None:
+            raise RejectedError(
+                Code.NO_PEER,
+                f"the other side of '{record.name}' can't be reached",
+                "restore the link; trilun status shows why it is down",
+            )
+        report = await self._ask_report()
+        direction = None if automatic else asked.direction
+        decision = self._decide(report, direction, full=asked.full)
+        if automatic and record.goal == "mirror" and decision.direction is Direction.REVERSE:
+            raise RejectedError(
+                Code.SPLIT_BRAIN,
+                f"'{record.name}': {decision.rule.value}, and nobody asked for that",
+                f"trilun pair resync {record.name} --reverse, or without to discard those writes",
+            )
+        if decision.how is How.FULL:
+            self._side.bitmap.set_all()
+        if asked.rate_limit_bytes_per_s is not None:
+            record.rate_limit_bytes_per_s = asked.rate_limit_bytes_per_s
+        record.halted = False
+        record.guarded = False
+        if decision.direction is Direction.FORWARD:
+            if report.in_use:
+                raise RejectedError(Code.IN_USE, report.in_use, "end that first")
+            await self._forward()
+        else:
+            self._check_exclusive(force=asked.force or record.goal == "reverse")
+            await self._reverse(report.current)
+        owner.services.changed(self._side)
+
+    def _decide(self, report: msg.Report, asked: Direction | None, *, full: bool) -> Decision:
+        record = self._record
+        mine = record.side(consistent=self._side.volume.state.consistent)
+        theirs = Side(report.current, report.baseline, tuple(report.history), report.consistent)
+        decision = decide(mine, theirs, asked, full=full)
+        if decision.how is How.REFUSE:
+            code, step = _REFUSALS[decision.rule]
+            raise RejectedError(
+                code, f"'{record.name}': {decision.rule.value}", step.format(name=record.name)
+            )
+        return decision
+
+    def _check_exclusive(self, *, force: bool) -> None:
+        side = self._side
+        use = self._owner.services.use_of(side)
+        if use:
+            raise RejectedError(Code.IN_USE, use, "end that first")
+        initiators = self._owner.services.initiators_of(side)
+        if initiators and not force:
+            raise RejectedError(
+                Code.IN_USE,
+                f"{initiators} initiator(s) are logged in to '{side.volume.name}', "
+                "which a reverse copy overwrites",
+                "log them out, or overwrite it under them with --force",
+            )
+
+    async def delete(self, *, force: bool) -> None:
+        """Dissolve the pair on both sides; with force on this one alone when it must be."""
+        record = self._record
+        if self._side.channel is not None:
+            self._side.part()
+            await self._owner.converse(msg.Delete(), msg.Deleted)
+        elif not force:
+            raise RejectedError(
+                Code.NO_PEER,
+                f"the other side of '{record.name}' can't be reached and would keep its half",
+                "restore the link, or delete this side alone with --force",
+            )
+        self._side.part()
+        await self._owner.services.forget(self._side)
+
+    # ------------------------------------------------------------ copies
+
+    async def _forward(self) -> None:
+        owner, side = self._owner, self._side
+        side.begin_resync()
+        prepare = msg.Prepare(dirty_bytes=side.bitmap.dirty_bytes, current=self._record.current)
+        reply = await owner.converse(prepare, msg.Prepared, msg.Refused)
+        if isinstance(reply, msg.Refused):
+            raise RejectedError(Code.IN_USE, reply.reason)
+        assert isinstance(reply, msg.Prepared)
+        side.discarded_bytes = reply.dirty_bytes
+        side.union_bytes = side.bitmap.dirty_bytes
+        # From this step on every write of a host is in the stream, behind all copies before it.
+        side.lead()
+        self._record.goal = "mirror"
+        self._record.agree(self._record.current)
+        owner.set_state(PairState.COPY)
+        await owner.save()
+        owner.send(msg.Started(union_bytes=side.union_bytes, discarded_bytes=side.discarded_bytes))
+        self.start_copier()
+
+    def start_copier(self) -> None:
+        """Copy from this side's volume to the other side's."""
+        side, owner = self._side, self._owner
+        if side.channel is None:
+            return
+
+        def failed(error: StoreError) -> None:
+            owner.store_failed(str(error))
+
+        side.copier = Copier(
+            side.volume.store,
+            side.bitmap,
+            side.channel,
+            side.clock,
+            self._record.rate_limit_bytes_per_s,
+            owner.copied,
+            failed,
+        )
+        side.copier.pump()
+
+    async def copied(self) -> None:
+        """The forward copy has ended: say so on disk, on both sides."""
+        side, owner, record = self._side, self._owner, self._record
+        if record.state is not PairState.COPY or side.copier is None:
+            return
+        side.payload_bytes = side.copier.payload_bytes
+        await finished(side.bitmap_file.save)
+        await owner.converse(msg.Finish(), msg.Finished)
+        side.copier = None
+        side.counting_wire = False
+        owner.set_state(PairState.PAIR)
+        await owner.save()
+        owner.services.in_sync(side)
+
+    async def _reverse(self, current: str) -> None:
+        owner, side, record = self._owner, self._side, self._record
+        side.begin_resync()
+        before = record.model_copy()
+        record.goal = "reverse"
+        owner.set_state(PairState.RCPY)
+        await owner.drained()
+        await owner.services.guard(side)
+        side.volume.state.consistent = False
+        record.agree(current)
+        side.follow()
+        await owner.save()
+        dirty_bytes = side.bitmap.dirty_bytes
+        side.discarded_bytes = dirty_bytes
+        self._send_bitmap()
+        reverse = msg.Reverse(
+            agreed=current,
+            dirty_bytes=dirty_bytes,
+            rate_limit_bytes_per_s=record.rate_limit_bytes_per_s,
+        )
+        reply = await owner.converse(reverse, msg.Started, msg.Refused)
+        if isinstance(reply, msg.Refused):
+            side.part()
+            side.volume.state.consistent = True
+            record.goal = before.goal
+            record.current, record.baseline = before.current, before.baseline
+            record.history = before.history
+            owner.set_state(before.state, reply.reason)
+            await owner.save()
+            raise RejectedError(Code.IN_USE, reply.reason)
+        assert isinstance(reply, msg.Started)
+        side.union_bytes = reply.union_bytes
+        side.sink_left_bytes = reply.union_bytes
+
+    def _send_bitmap(self) -> None:
+        if self._side.channel is not None:
+            for payload in encode(self._side.bitmap):
+                self._side.channel.bitmap(payload)
+
+    async def take(self, message: msg.Message) -> None:
+        """A message that nobody was waiting for."""
+        if isinstance(message, msg.Finish) and self._record.state is PairState.RCPY:
+            await self._copied_back()
+
+    async def _copied_back(self) -> None:
+        side, owner, record = self._side, self._owner, self._record
+        side.bitmap.clear_all()
+        record.goal = "mirror"
+        side.volume.state.consistent = True
+        side.volume.state.generation = record.current
+        await owner.save()
+        side.counting_wire = False
+        owner.send(msg.Finished())
+        side.lead()
+        owner.set_state(PairState.PAIR)
+        await owner.save()
+        owner.services.data_replaced(side)
+        owner.services.in_sync(side)
+
+    # ------------------------------------------------------------ cuts and failures
+
+    def peer_failed(self, reason: str) -> None:
+        """The other side's store failed and it follows no longer."""
+        side, owner = self._side, self._owner
+        side.peer_suspended = True
+        owner.halt(
+            f"the other side failed: {reason}",
+            f"mend it, then: trilun pair resync {self._record.name}",
+        )
+        if side.channel is not None:
+            side.channel.forget()
+        owner.post("persist")
+
+    async def opened(self) -> None:
+        """The link is up: go on with what the record says."""
+        record, owner = self._record, self._owner
+        report = await self._ask_report()
+        if report.size_bytes != self._side.volume.size_bytes:
+            owner.halt(
+                f"the volumes have different sizes: {self._side.volume.size_bytes} and "
+                f"{report.size_bytes} bytes",
+                "delete the pair",
+            )
+            await owner.services.commit()
+        elif record.goal == "split":
+            if report.state is not PairState.SSUS:
+                self._send_split()
+                await self.complete_split()
+            self._side.peer_suspended = True
+            record.reason = ""
+            owner.services.changed(self._side)
+        elif not record.halted and record.state is PairState.PSUE:
+            await self._resume()
+
+    async def _resume(self) -> None:
+        record = self._record
+        direction = Direction.REVERSE if record.goal == "reverse" else Direction.FORWARD
+        try:
+            await self.resync(
+                Asked(Command.RESYNC, direction=direction),
+                automatic=direction is Direction.FORWARD,
+            )
+        except RejectedError as error:
+            record.reason = error.message
+            record.next_step = error.next_step
+            self._owner.services.changed(self._side)
+            raise
+
+    async def _ask_report(self) -> msg.Report:
+        reply = await self._owner.converse(self._owner.own_report(), msg.Report)
+        assert isinstance(reply, msg.Report)
+        self._owner.report = reply
+        return reply

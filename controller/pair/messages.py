@@ -1,0 +1,181 @@
+"""What the two sides of a pair tell each other in the stream (docs/protocol.md).
+
+Owns the control messages. A message that doesn't fit raises pydantic's ValidationError, which
+ends the connection. Sides and commands travel by value; nothing refers to a clock.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from controller.api.messages import Name, PairState
+
+
+class Message(BaseModel):
+    """Base: small, frozen, and deaf to fields of later versions."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Report(Message):
+    """First message of an epoch, from both sides: where I stand."""
+
+    kind: Literal["report"] = "report"
+    state: PairState
+    goal: Literal["mirror", "reverse", "split"]
+    current: str = Field(max_length=64)
+    baseline: str = Field(max_length=64)
+    history: list[Annotated[str, Field(max_length=64)]] = Field(max_length=16)
+    consistent: bool
+    dirty_bytes: int = Field(ge=0)
+    size_bytes: int = Field(gt=0)
+    in_use: str = Field(default="", max_length=300)
+    """Why this side can't be the target of a copy now, or an empty text."""
+
+
+class Prepare(Message):
+    """P to S: become the target of a forward copy. Answered by bitmap frames and Prepared."""
+
+    kind: Literal["prepare"] = "prepare"
+    dirty_bytes: int = Field(ge=0)
+    """My marks; with none on either side there is nothing to copy and nothing to endanger."""
+    current: str = Field(max_length=64)
+    """The generation both sides agree on from here: what S will be when the copy is done."""
+
+
+class Prepared(Message):
+    """S to P: no host writes here any more; my bits were sent before this."""
+
+    kind: Literal["prepared"] = "prepared"
+    dirty_bytes: int = Field(ge=0)
+
+
+class Reverse(Message):
+    """P to S: my bits were sent before this; copy back to me."""
+
+    kind: Literal["reverse"] = "reverse"
+    agreed: str = Field(max_length=64)
+    """S's generation as P has noted it already; S refuses when it has moved on."""
+    dirty_bytes: int = Field(ge=0)
+    rate_limit_bytes_per_s: int | None
+
+
+class Started(Message):
+    """Source to target: the copy of so much begins."""
+
+    kind: Literal["started"] = "started"
+    union_bytes: int = Field(ge=0)
+    discarded_bytes: int = Field(ge=0)
+
+
+class Cleared(Message):
+    """Source to target: both sides have flushed what the last copy flush covered."""
+
+    kind: Literal["cleared"] = "cleared"
+
+
+class Finish(Message):
+    """Source to target: everything is copied and flushed; you are in sync."""
+
+    kind: Literal["finish"] = "finish"
+
+
+class Finished(Message):
+    """Target to source: my side is in sync and says so on disk."""
+
+    kind: Literal["finished"] = "finished"
+
+
+class Split(Message):
+    """P to S: everything before this belongs to the split, nothing after."""
+
+    kind: Literal["split"] = "split"
+    writable: bool
+    label: str = Field(max_length=128)
+    baseline: str = Field(max_length=64)
+
+
+class SplitDone(Message):
+    """S to P: split, on disk."""
+
+    kind: Literal["split_done"] = "split_done"
+
+
+class Mark(Message):
+    """P to S: split that local pair of yours at this point of the stream."""
+
+    kind: Literal["mark"] = "mark"
+    local_pair: Name
+    label: str = Field(max_length=128)
+
+
+class Marked(Message):
+    """S to P: done, or why not."""
+
+    kind: Literal["marked"] = "marked"
+    error: str = Field(default="", max_length=500)
+    code: str = Field(default="ok", max_length=40)
+
+
+class Refused(Message):
+    """Either way: the last Prepare or Reverse can't be."""
+
+    kind: Literal["refused"] = "refused"
+    reason: str = Field(max_length=500)
+
+
+class Failed(Message):
+    """Either way: my store failed; this pair is suspended on my side."""
+
+    kind: Literal["failed"] = "failed"
+    reason: str = Field(max_length=500)
+
+
+class Delete(Message):
+    """P to S: forget this pair."""
+
+    kind: Literal["delete"] = "delete"
+
+
+class Deleted(Message):
+    """S to P: forgotten, on disk."""
+
+    kind: Literal["deleted"] = "deleted"
+
+
+class UnknownPair(Message):
+    """The other controller has no such pair."""
+
+    kind: Literal["unknown_pair"] = "unknown_pair"
+
+
+PairMessage = (
+    Report
+    | Prepare
+    | Prepared
+    | Reverse
+    | Started
+    | Cleared
+    | Finish
+    | Finished
+    | Split
+    | SplitDone
+    | Mark
+    | Marked
+    | Refused
+    | Failed
+    | Delete
+    | Deleted
+    | UnknownPair
+)
+
+_ADAPTER: TypeAdapter[PairMessage] = TypeAdapter(
+    Annotated[PairMessage, Field(discriminator="kind")]
+)
+
+
+def parse(message: dict[str, Any]) -> PairMessage:
+    """The message in a control frame."""
+    return _ADAPTER.validate_python(message)

@@ -1,0 +1,377 @@
+"""The owner of one side of a pair: the only task that changes the pair's state (law S1).
+
+Owns commands, the conversation with the other side, and what is written to the catalogue. Takes
+events from an inbox in order and looks each up in the state table. Must not touch data: the
+side switches its modes when told. A command that can't be is answered with RejectedError; a
+conversation that the link cuts ends in LinkLost, and the pair goes on from its record when the
+link is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from controller.api.codes import Code, Verdict
+from controller.api.errors import RejectedError
+from controller.api.messages import Direction, PairState, Role
+from controller.link.channel import Channel
+from controller.pair import messages as msg
+from controller.pair.asked import Asked
+from controller.pair.follower import Follower
+from controller.pair.leader import Leader
+from controller.pair.side import PairSide
+from controller.pair.table import Answer, Command, Event, after, answer
+from controller.volume.store import finished
+
+log = logging.getLogger(__name__)
+
+ANSWER_WITHIN_S = 60.0
+INBOX = 1024
+
+
+Reply = asyncio.Future[msg.Message]
+
+
+class LinkLost(Exception):  # noqa: N818  (an event of the conversation, not an error of ours)
+    """The other side went away in the middle of a conversation."""
+
+
+class PairServices(Protocol):
+    """What an owner needs of its controller."""
+
+    async def commit(self) -> None:
+        """Make the catalogue durable; StoreError when that fails."""
+
+    def changed(self, side: PairSide) -> None:
+        """The pair's shown state has changed."""
+
+    def use_of(self, side: PairSide) -> str:
+        """Why this side's volume can't be the target of a copy now, or an empty text."""
+
+    def initiators_of(self, side: PairSide) -> int:
+        """How many hosts are logged in to this side's volume."""
+
+    async def guard(self, side: PairSide) -> None:
+        """Before the volume becomes inconsistent: split what mirrors it, and keep that (L7)."""
+
+    def in_sync(self, side: PairSide) -> None:
+        """The volume is consistent again: what was split by the guard may resume."""
+
+    def data_replaced(self, side: PairSide) -> None:
+        """Hosts have to be told that the data changed behind their backs (L12)."""
+
+    def mark_local(
+        self, side: PairSide, mark: msg.Mark, reply: Callable[[msg.Marked], None]
+    ) -> None:
+        """Split a local pair behind this side, now."""
+
+    async def forget(self, side: PairSide) -> None:
+        """The pair is dissolved: remove its record and bitmap."""
+
+
+class SplitBegun:
+    """Inbox item: a split whose instant has passed has to be made durable."""
+
+
+class PairOwner:
+    """The owner task of one side."""
+
+    def __init__(self, side: PairSide, services: PairServices) -> None:
+        self.side = side
+        self.record = side.record
+        self.services = services
+        self.report: msg.Report | None = None
+        side.events = self
+        self._inbox: asyncio.Queue[tuple[object, asyncio.Future[Answer] | None]] = asyncio.Queue(
+            INBOX
+        )
+        self._awaiting: list[tuple[tuple[type[msg.Message], ...], Reply]] = []
+        self._leader = Leader(self)
+        self._follower = Follower(self)
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to serve the inbox. A mirror that ran before a restart has parted since."""
+        state = after(self.record.state, Event.LINK_LOST)
+        if state is not None and state is not self.record.state:
+            self.record.state = state
+            self.record.reason = "the controller was restarted; waiting for the other side"
+        self._task = asyncio.create_task(self._serve(), name=f"pair {self.record.name}")
+
+    async def stop(self) -> None:
+        """End the task; what it was doing goes on from the record at the next start."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def ask(self, asked: Asked) -> Answer:
+        """Carry out a command in its turn."""
+        done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        try:
+            self._inbox.put_nowait((asked, done))
+        except asyncio.QueueFull:
+            raise RejectedError(
+                Code.WRONG_STATE, f"pair '{self.record.name}' is busy", "try again"
+            ) from None
+        return await done
+
+    def begin_split(self, label: str) -> asyncio.Future[Answer]:
+        """Split now, inside this call; the future ends when that is durable on both sides."""
+        done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._leader.begin_split(label, writable=False)
+        self._inbox.put_nowait((SplitBegun(), done))
+        return done
+
+    async def mark(self, mark: msg.Mark) -> None:
+        """Put a mark into the stream and wait until the other side has acted on it."""
+        done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._inbox.put_nowait((mark, done))
+        await done
+
+    # ------------------------------------------------------------ events from the data path
+
+    def message(self, message: msg.PairMessage) -> None:
+        """Take a message at its place in the stream; what can't wait is done here."""
+        if self._follower.at_once(message):
+            return
+        if isinstance(message, msg.Failed):
+            self._leader.peer_failed(message.reason)
+            return
+        if isinstance(message, msg.UnknownPair):
+            self.halt("the other controller doesn't know this pair", "delete it on both sides")
+            self.post("persist")
+            return
+        for entry in self._awaiting:
+            if isinstance(message, entry[0]):
+                self._awaiting.remove(entry)
+                if not entry[1].done():
+                    entry[1].set_result(message)
+                return
+        self.post(message)
+
+    def opened(self, channel: Channel) -> None:
+        """A new epoch: the P-VOL's side begins the conversation."""
+        del channel
+        self.report = None
+        if self.record.role is Role.P_VOL:
+            self.post("opened")
+        self.services.changed(self.side)
+
+    def lost(self, reason: str) -> None:
+        """The epoch has ended."""
+        self._move(Event.LINK_LOST, f"link lost: {reason}", "it resumes when the link is back")
+        awaiting, self._awaiting = self._awaiting, []
+        for _, reply in awaiting:
+            if not reply.done():
+                reply.set_exception(LinkLost(reason))
+                # Whoever began the conversation may have left already.
+                reply.exception()
+        self.post("persist")
+
+    def store_failed(self, error: str) -> None:
+        """A store here failed: no mirror is claimed any more."""
+        was_active = self.side.mirroring or self.side.sinking
+        self.side.part()
+        if was_active or self.record.state is not PairState.PSUE:
+            self.halt(error, f"mend the volume, then: trilun pair resync {self.record.name}")
+            self.send(msg.Failed(reason=error[:500]))
+            self.post("persist")
+
+    def halt(self, reason: str, next_step: str) -> None:
+        """To PSUE by an error that an operator has to look at."""
+        self.record.halted = True
+        self.side.part()
+        self._move(Event.FAILED, reason, next_step)
+
+    def copied(self) -> None:
+        """The copier has run out of bits."""
+        self.post("copied")
+
+    def post(self, item: object) -> None:
+        """Put something into the inbox."""
+        try:
+            self._inbox.put_nowait((item, None))
+        except asyncio.QueueFull:
+            log.warning("pair %s: inbox full, %r dropped", self.record.name, item)
+
+    # ------------------------------------------------------------ what leader and follower use
+
+    def send(self, message: msg.PairMessage) -> None:
+        """Put a message into the stream, if there is one."""
+        if self.side.channel is not None and self.side.channel.alive:
+            self.side.channel.control(message.model_dump(mode="json"))
+
+    def awaiting(self, *kinds: type[msg.Message]) -> Reply:
+        """The next message of one of these kinds. To be called before what it answers is sent."""
+        reply: Reply = asyncio.get_running_loop().create_future()
+        if self.side.channel is None:
+            reply.set_exception(LinkLost("no link"))
+            reply.exception()
+        else:
+            self._awaiting.append((kinds, reply))
+        return reply
+
+    async def settled(self, reply: Reply) -> msg.Message:
+        """Wait for a reply; LinkLost when the epoch ends before, or nothing comes."""
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN_S):
+                return await reply
+        except TimeoutError as error:
+            raise LinkLost(f"no answer within {ANSWER_WITHIN_S:.0f} s") from error
+        finally:
+            self._awaiting = [entry for entry in self._awaiting if entry[1] is not reply]
+
+    async def converse(self, message: msg.PairMessage, *kinds: type[msg.Message]) -> msg.Message:
+        """Send a message and wait for its answer."""
+        reply = self.awaiting(*kinds)
+        self.send(message)
+        return await self.settled(reply)
+
+    def own_report(self) -> msg.Report:
+        """Where this side stands."""
+        record, volume = self.record, self.side.volume
+        return msg.Report(
+            state=record.state,
+            goal=record.goal,
+            current=record.current,
+            baseline=record.baseline,
+            history=record.history,
+            consistent=volume.state.consistent and volume.state.healthy,
+            dirty_bytes=self.side.bitmap.dirty_bytes,
+            size_bytes=volume.size_bytes,
+            in_use=self.services.use_of(self.side),
+        )
+
+    async def drained(self) -> None:
+        """Wait until no write of a host is on its way into the volume."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def drained() -> None:
+            if not future.done():
+                future.set_result(None)
+
+        self.side.volume.drained(drained)
+        await future
+
+    async def caught_up(self) -> None:
+        """Wait until everything that is in the inbox now has been dealt with."""
+        done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._inbox.put_nowait(("caught up", done))
+        await done
+
+    async def save(self) -> None:
+        """Make bits and record durable."""
+        await finished(self.side.bitmap_file.save)
+        await self.services.commit()
+
+    def set_state(self, state: PairState, reason: str = "", next_step: str = "") -> None:
+        """Show a new state."""
+        if state is not self.record.state:
+            log.info("pair %s: %s -> %s %s", self.record.name, self.record.state, state, reason)
+        self.record.state = state
+        self.record.reason = reason
+        self.record.next_step = next_step
+        self.side.volume.update_access()
+        self.services.changed(self.side)
+
+    def _move(self, event: Event, reason: str, next_step: str = "") -> None:
+        state = after(self.record.state, event)
+        if state is None:
+            return
+        if state is not self.record.state or state is PairState.PSUE:
+            if self.record.halted and event is Event.LINK_LOST:
+                return
+            self.set_state(state, reason, next_step)
+
+    # ------------------------------------------------------------ the task
+
+    async def _serve(self) -> None:
+        while True:
+            item, done = await self._inbox.get()
+            try:
+                result = await self._handle(item)
+            except LinkLost as error:
+                if done is None:
+                    log.info("pair %s: %s", self.record.name, error)
+                else:
+                    done.set_exception(
+                        RejectedError(
+                            Code.NO_PEER,
+                            f"the other side of '{self.record.name}' went away: {error}",
+                            "look at `trilun pair show`; the pair goes on when the link is back",
+                        )
+                    )
+            except RejectedError as error:
+                if done is None:
+                    log.warning("pair %s: %s", self.record.name, error.message)
+                else:
+                    done.set_exception(error)
+            else:
+                if done is not None and not done.done():
+                    done.set_result(result)
+
+    async def _handle(self, item: object) -> Answer:
+        accepted = Answer(Verdict.ACCEPTED, self.record.state, "")
+        if isinstance(item, Asked):
+            return await self._command(item)
+        if isinstance(item, msg.Mark):
+            return await self._leader.mark(item)
+        if item == "opened":
+            await self._leader.opened()
+        elif item == "copied":
+            await (
+                self._leader.copied()
+                if self.record.role is Role.P_VOL
+                else self._follower.copied_back()
+            )
+        elif item == "persist":
+            await self.services.commit()
+        elif isinstance(item, msg.Message):
+            if self.record.role is Role.P_VOL:
+                await self._leader.take(item)
+            else:
+                await self._follower.take(item)
+        elif isinstance(item, SplitBegun):
+            await self._leader.complete_split()
+        return accepted
+
+    async def _command(self, asked: Asked) -> Answer:
+        command = asked.command
+        if command is Command.RESYNC and asked.direction is Direction.REVERSE:
+            command = Command.REVERSE
+        row = answer(self.record.state, command, self.record.name)
+        if self.record.role is Role.S_VOL and not (command is Command.DELETE and asked.force):
+            # Rule 1 of the table: whoever asks the S-VOL's side when the P-VOL's can't be asked.
+            row = answer(PairState.SSUS, command, self.record.name)
+        if row.verdict is Verdict.REJECTED and not (command is Command.DELETE and asked.force):
+            raise RejectedError(
+                Code.WRONG_STATE,
+                f"pair '{self.record.name}' is in {self.record.state}: {row.reason}",
+                row.next_step,
+            )
+        self._check_generation(asked)
+        if row.verdict is Verdict.NO_OP and not (
+            command is Command.SPLIT and asked.writable and self.record.role is Role.P_VOL
+        ):
+            return row
+        if command is Command.SPLIT:
+            await self._leader.split(asked.label, writable=asked.writable)
+        elif command in (Command.RESYNC, Command.REVERSE):
+            await self._leader.resync(asked, automatic=False)
+        elif command is Command.DELETE:
+            await self._leader.delete(force=asked.force)
+        return row
+
+    def _check_generation(self, asked: Asked) -> None:
+        expected = asked.expect_generation
+        if expected is not None and expected != self.record.current:
+            raise RejectedError(
+                Code.GENERATION_MISMATCH,
+                f"pair '{self.record.name}' is at generation {self.record.current}, "
+                f"the command expects {expected}",
+                f"look at what changed: trilun pair show {self.record.name}",
+            )

@@ -1,0 +1,335 @@
+"""One side of a pair on the data path: what happens to each write, here and on the stream.
+
+Owns the side's bitmap and its three modes: *mirroring* (source: host writes are sent on),
+*sinking* (target: frames are applied) and neither (writes are marked). Implements the volume's
+`Tracker` and the link's `Receiver`; everything runs in the step that submits the write, and
+nothing here awaits. Must not decide where the pair goes: state is changed by the owner task
+(`controller.pair.owner`), which this side tells what happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from controller.api.messages import Fence, Mode, PairKind, PairState, Role
+from controller.link.channel import Applied, Channel, Control
+from controller.pair.copier import Clock, Copier
+from controller.pair.exchange import merge
+from controller.pair.messages import PairMessage, parse
+from controller.pair.pace import Meter
+from controller.pair.record import PairRecord
+from controller.volume.bitmap import DirtyBitmap, block_range
+from controller.volume.bitmap_file import BitmapFile
+from controller.volume.store import StoreDone, StoreError
+from controller.volume.tracker import FlushOp
+from controller.volume.volume import Volume
+from controller.volume.write import WriteOp
+from targets.lun import Access, LunError, LunFault
+
+ASYNC_BACKLOG_BYTES = 64 << 20
+"""In async mode a write beyond this backlog waits for its acknowledgement like a sync one."""
+
+
+class SideEvents(Protocol):
+    """What the owner is told by the data path."""
+
+    def message(self, message: PairMessage) -> None:
+        """A control message, at its place in the stream."""
+
+    def opened(self, channel: Channel) -> None:
+        """A new epoch."""
+
+    def lost(self, reason: str) -> None:
+        """The epoch has ended."""
+
+    def store_failed(self, error: str) -> None:
+        """This side's store refused something that the mirror depends on."""
+
+
+class _Mirrored:
+    """The ticket of a host write that was sent to the other side."""
+
+    __slots__ = ("answers", "op", "side")
+
+    def __init__(self, side: PairSide, op: WriteOp, *, answers: bool) -> None:
+        self.side = side
+        self.op = op
+        self.answers = answers
+
+    def acked(self) -> None:
+        if self.answers:
+            self.op.end()
+        else:
+            self.op.unpin()
+
+    def lost(self) -> None:
+        self.side.mark(self.op.offset_bytes, self.op.length_bytes)
+        if self.answers:
+            self.op.end(self.side.fence_error())
+        else:
+            self.op.unpin()
+
+
+class _Flushed:
+    """The ticket of a host's flush on the other side."""
+
+    __slots__ = ("flush", "side")
+
+    def __init__(self, side: PairSide, flush: FlushOp) -> None:
+        self.side = side
+        self.flush = flush
+
+    def acked(self) -> None:
+        self.flush.end()
+
+    def lost(self) -> None:
+        # Without the peer the data is durable here, and marked where the peer may lack it.
+        self.flush.end(self.side.fence_error())
+
+
+class PairSide:
+    """A side: its record, its bitmap, its volume, and its way to the other side."""
+
+    def __init__(
+        self,
+        record: PairRecord,
+        volume: Volume,
+        bitmap: DirtyBitmap,
+        bitmap_file: BitmapFile,
+        clock: Clock,
+    ) -> None:
+        self.record = record
+        self.volume = volume
+        self.bitmap = bitmap
+        self.bitmap_file = bitmap_file
+        self.clock = clock
+        self.channel: Channel | None = None
+        self.mirroring = False
+        self.sinking = False
+        self.peer_suspended = False
+        """The other side is known not to take writes for this pair (fence level status)."""
+        self.copier: Copier | None = None
+        self.events: SideEvents
+        self.wire_bytes = 0
+        self.counting_wire = False
+        self.payload_bytes = 0
+        self.union_bytes = 0
+        self.discarded_bytes = 0
+        self.sink_left_bytes = 0
+        self.meter = Meter(clock.now_s())
+        self._received: list[tuple[int, int]] = []
+        self._covered: list[tuple[int, int]] = []
+
+    # ------------------------------------------------------------ Tracker
+
+    @property
+    def access(self) -> Access:
+        """The table of what hosts may do, by role and state."""
+        record = self.record
+        if record.role is Role.P_VOL:
+            return Access.NOT_READY if record.state is PairState.RCPY else Access.READ_WRITE
+        if record.state is PairState.SSUS and record.writable:
+            return Access.READ_WRITE
+        return Access.NOT_READY if record.state is PairState.COPY else Access.READ_ONLY
+
+    @property
+    def wants_generation(self) -> bool:
+        """The sides have parted and this one wasn't written since."""
+        record = self.record
+        return not (self.mirroring or self.sinking) and record.current == record.baseline
+
+    def begin_generation(self, generation: str) -> None:
+        """The first write since."""
+        self.record.begin_generation(generation)
+
+    def gate(self) -> LunFault | None:
+        """The fence level's word on a host's write."""
+        return LunFault.FENCED if self._fenced() else None
+
+    def fence_error(self) -> LunError | None:
+        """How a write that was under way when the mirror failed is answered."""
+        if self.record.fence is Fence.NEVER or (
+            self.record.fence is Fence.STATUS and self.peer_suspended
+        ):
+            return None
+        return LunError(LunFault.FENCED, f"pair {self.record.name} can't mirror")
+
+    def _fenced(self) -> bool:
+        record = self.record
+        return (
+            record.state is PairState.PSUE
+            and record.role is Role.P_VOL
+            and self.fence_error() is not None
+        )
+
+    def mirror(self, op: WriteOp) -> None:
+        """Send the write on, or mark its blocks."""
+        if self.copier is not None:
+            self.copier.overtake(op.offset_bytes, op.length_bytes)
+        channel = self.channel
+        if not self.mirroring or channel is None:
+            self.mark(op.offset_bytes, op.length_bytes)
+            return
+        answers = (
+            self.record.mode is Mode.SYNC
+            or self.record.kind is PairKind.LOCAL
+            or channel.backlog_bytes > ASYNC_BACKLOG_BYTES
+        )
+        if answers:
+            op.hold()
+        else:
+            op.pin()
+        ticket = _Mirrored(self, op, answers=answers)
+        if op.data is None:
+            channel.discard(op.offset_bytes, op.length_bytes, ticket, copy=False)
+        else:
+            channel.write(op.offset_bytes, op.data, ticket, copy=False)
+
+    def mirror_flush(self, op: FlushOp) -> None:
+        """Pass a flush on; a local mirror is no second machine, so it has no part in it."""
+        if self.mirroring and self.channel is not None and self.record.kind is PairKind.REMOTE:
+            op.hold()
+            self.channel.flush(_Flushed(self, op), copy=False)
+
+    def store_failed(self, op: WriteOp, error: StoreError) -> None:
+        """What the failed write left behind is unknown: mark it, and stop claiming a mirror."""
+        self.mark(op.offset_bytes, op.length_bytes)
+        if self.mirroring or self.sinking:
+            self.events.store_failed(str(error))
+
+    def volume_failed(self, error: StoreError) -> None:
+        """The volume takes no more writes."""
+        self.events.store_failed(str(error))
+
+    def assume_dirty(self, offset_bytes: int, length_bytes: int) -> None:
+        """A hot extent after a crash."""
+        self.mark(offset_bytes, min(length_bytes, self.volume.size_bytes - offset_bytes))
+
+    def save_bitmap(self, done: StoreDone) -> None:
+        """Make the bits durable."""
+        self.bitmap_file.save(done)
+
+    def mark(self, offset_bytes: int, length_bytes: int) -> None:
+        """Every block the range touches may differ."""
+        self.bitmap.set(*block_range(offset_bytes, length_bytes))
+
+    # ------------------------------------------------------------ Receiver
+
+    def on_write(
+        self, offset_bytes: int, data: memoryview, applied: Applied, *, copy: bool
+    ) -> None:
+        """Apply data of the source; ignored once this side no longer follows."""
+        if not self._admits(offset_bytes, len(data), applied):
+            return
+        if copy:
+            self._note_copy(offset_bytes, len(data), len(data))
+        self.volume.apply(offset_bytes, data, self, self._sink_done(applied))
+
+    def on_discard(
+        self, offset_bytes: int, length_bytes: int, applied: Applied, *, copy: bool
+    ) -> None:
+        """Apply a discard of the source."""
+        if not self._admits(offset_bytes, length_bytes, applied):
+            return
+        if copy:
+            self._note_copy(offset_bytes, length_bytes, 0)
+        self.volume.apply_discard(offset_bytes, length_bytes, self, self._sink_done(applied))
+
+    def _admits(self, offset_bytes: int, length_bytes: int, applied: Applied) -> bool:
+        if not self.sinking:
+            applied("")
+            return False
+        if offset_bytes + length_bytes > self.volume.size_bytes:
+            self.events.store_failed(f"a write beyond the end, at {offset_bytes}")
+            applied("beyond the end")
+            return False
+        return True
+
+    def _sink_done(self, applied: Applied) -> Callable[[LunError | None], None]:
+        def done(error: LunError | None) -> None:
+            applied("" if error is None else str(error))
+
+        return done
+
+    def _note_copy(self, offset_bytes: int, length_bytes: int, payload_bytes: int) -> None:
+        self._received.append(block_range(offset_bytes, length_bytes))
+        self.payload_bytes += payload_bytes
+        self.sink_left_bytes = max(0, self.sink_left_bytes - length_bytes)
+        self.meter.add(length_bytes, self.clock.now_s())
+
+    def on_flush(self, applied: Applied, *, copy: bool) -> None:
+        """Flush the store behind everything that came before."""
+        if copy:
+            self._covered, self._received = self._received, []
+
+        def flushed(error: StoreError | None) -> None:
+            if error is not None:
+                self.volume.fail(error)
+            applied("" if error is None else str(error))
+
+        self.volume.barrier(lambda: self.volume.store.flush(flushed))
+
+    def clear_covered(self) -> None:
+        """The source says that both sides have flushed what the last copy flush covered."""
+        for first, count in self._covered:
+            self.bitmap.clear(first, count)
+        self._covered = []
+
+    def on_control(self, message: Control) -> None:
+        """Hand a message to the owner."""
+        self.events.message(parse(message))
+
+    def on_bitmap(self, payload: bytes | memoryview) -> None:
+        """Mark what the other side has marked: a union can only err on the safe side."""
+        merge(self.bitmap, payload)
+
+    def on_open(self, channel: Channel) -> None:
+        """A new epoch begins."""
+        self.channel = channel
+        self.events.opened(channel)
+
+    def on_lost(self, reason: str) -> None:
+        """The epoch is over: from here on writes are marked."""
+        self.channel = None
+        self.peer_suspended = False
+        self.part()
+        self.events.lost(reason)
+
+    def count_wire(self, wire_bytes: int) -> None:
+        """Add to the running resync's bill."""
+        if self.counting_wire:
+            self.wire_bytes += wire_bytes
+
+    # ------------------------------------------------------------ modes, switched by the owner
+
+    def begin_resync(self) -> None:
+        """Start the bill of a resync."""
+        self.wire_bytes = 0
+        self.payload_bytes = 0
+        self.union_bytes = 0
+        self.discarded_bytes = 0
+        self.sink_left_bytes = 0
+        self.counting_wire = True
+        self.meter = Meter(self.clock.now_s())
+
+    def follow(self) -> None:
+        """Become the target: frames are applied from here on."""
+        self.mirroring = False
+        self.sinking = True
+        self._received = []
+        self._covered = []
+
+    def lead(self) -> None:
+        """Become the source: host writes are sent on from here on."""
+        self.sinking = False
+        self.mirroring = True
+
+    def part(self) -> None:
+        """Neither: writes are marked from here on."""
+        self.mirroring = False
+        self.sinking = False
+        if self.copier is not None:
+            self.copier.stop()
+            self.payload_bytes = self.copier.payload_bytes
+            self.copier = None
