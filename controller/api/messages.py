@@ -100,9 +100,6 @@ class AccessInfo(enum.StrEnum):
     NOT_READY = "not_ready"
 
 
-# ---------------------------------------------------------------- retained state and answers
-
-
 class SessionInfo(Info):
     """One initiator that is logged in to a volume's target."""
 
@@ -479,9 +476,6 @@ class JobList(Info):
     """Answer of `job.list`."""
 
     jobs: list[JobInfo]
-
-
-# ---------------------------------------------------------------- envelopes
 
 
 class Request(Params):
