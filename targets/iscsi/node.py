@@ -1,0 +1,82 @@
+"""A target node: its name, its logical units, and the sessions that use it.
+
+Owns what sessions of one target share, so that resets and reinstatement reach all of them.
+Must not know sockets. Fails with the typed errors below.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from targets.iscsi.chap import ChapCredentials
+from targets.lun import LogicalUnit, UnitAttention
+from targets.scsi.target import ScsiTarget
+
+if TYPE_CHECKING:
+    from targets.iscsi.session import Session
+
+_NAME = re.compile(r"(iqn\.\d{4}-\d{2}\.[a-z0-9.\-]+(:[a-z0-9.\-:]+)?|eui\.[0-9A-Fa-f]{16})")
+
+
+class TargetError(Exception):
+    """A target can't be added or removed."""
+
+
+class TargetBusyError(TargetError):
+    """Initiators are logged in."""
+
+
+class UnknownTargetError(TargetError):
+    """There is no target, or no logical unit, of that name."""
+
+
+@dataclass(frozen=True)
+class TargetConfig:
+    """One target as it is exported."""
+
+    iqn: str
+    luns: Mapping[int, LogicalUnit]
+    chap: ChapCredentials | None = None
+    alias: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.iqn) > 223 or not _NAME.fullmatch(self.iqn):
+            raise ValueError(f"not an iSCSI name: {self.iqn!r}")
+        if "\0" in self.alias or len(self.alias.encode()) > 255:
+            raise ValueError("an alias has at most 255 bytes and no NUL")
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """One initiator that is logged in."""
+
+    initiator: str
+    address: str
+    isid: str
+    tsih: int
+    since: float
+    """When it logged in, on the server's clock, in seconds."""
+
+
+@dataclass(eq=False)
+class TargetNode:
+    """One target at run time."""
+
+    config: TargetConfig
+    scsi: ScsiTarget = field(init=False)
+    sessions: set[Session] = field(default_factory=set, init=False)
+    """Sessions that are up, and ended ones whose last commands are still inside a volume."""
+    removing: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self.scsi = ScsiTarget(self.config.luns)
+
+    def attention(self, lun: int, attention: UnitAttention) -> None:
+        """Queue a unit attention to every nexus of a LUN; raises `UnknownTargetError`."""
+        server = self.scsi.servers.get(lun)
+        if server is None:
+            raise UnknownTargetError(f"{self.config.iqn} has no LUN {lun}")
+        server.attention(attention)
