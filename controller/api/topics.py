@@ -24,7 +24,7 @@ StateKind = Literal["volume", "pair", "job"]
 
 def check_name(name: str) -> str:
     """Return `name`, or raise ValueError when it can't be a node's, volume's, pair's or job's."""
-    if not _NAME.match(name):
+    if not _NAME.fullmatch(name):
         raise ValueError(
             f"'{name}' is not a valid name: 1 to 63 letters, digits, '-', '_' or '.', "
             "starting with a letter or digit"
@@ -76,6 +76,6 @@ def parse(topic: str) -> Address | None:
     if not topic.startswith(ROOT + "/"):
         return None
     parts = topic[len(ROOT) + 1 :].split("/")
-    if len(parts) < 2 or not _NAME.match(parts[0]):
+    if len(parts) < 2 or not _NAME.fullmatch(parts[0]):
         return None
     return Address(parts[0], parts[1], tuple(parts[2:]))

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 
 _POWER = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
-_SIZE = re.compile(r"^\s*(\d{1,20})(?:\.(\d{1,6}))?\s*(?:([KMGTP])(iB)?|B)?\s*$")
-_DECIMAL = re.compile(r"^\s*\d+(\.\d+)?\s*[kKMGTP]B\s*$")
+_SIZE = re.compile(r"^\s*([0-9]{1,20})(?:\.([0-9]{1,6}))?\s*(?:([KMGTP])(iB)?|B)?\s*$")
+_DECIMAL = re.compile(r"^\s*[0-9]+(\.[0-9]+)?\s*[kKMGTP]B\s*$")
 
 
 def parse_size(text: str) -> int:
