@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from controller.service.config import (
     ConfigError,
@@ -18,6 +19,7 @@ from controller.service.config import (
     parse_endpoint,
     read_secret,
 )
+from controller.service.validation import error_lines
 
 pytestmark = pytest.mark.plain
 
@@ -135,10 +137,6 @@ KEYS = st.sampled_from([*ControllerConfig.model_fields, "nonsense"])
 
 @given(st.dictionaries(KEYS, JSONISH, max_size=6))
 def test_whatever_stands_there_errors_are_single_lines(data: dict[str, Any]) -> None:
-    from pydantic import ValidationError
-
-    from controller.service.validation import error_lines
-
     try:
         ControllerConfig.model_validate(data)
     except ValidationError as exc:
