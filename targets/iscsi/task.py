@@ -62,6 +62,7 @@ class Task(Command):
     def __init__(self, owner: Owner, itt: int, lun: int, server: DeviceServer | None) -> None:
         self.data_out = ()
         self.data_in = ()
+        self.offered_bytes = 0
         self.status = 0
         self.sense = b""
         self.reply = b""

@@ -152,6 +152,7 @@ class TaskSet:
         flags, expected = header[1], header[7]
         task.expected_bytes = expected
         if flags & WRITE_FLAG:
+            task.offered_bytes = expected
             wanted = data_out_bytes(cdb)
             if wanted and wanted <= LARGEST_BYTES:
                 task.wanted_bytes = wanted = min(wanted, expected)

@@ -50,6 +50,7 @@ class Command(abc.ABC):
         "data_out",
         "in_bytes",
         "nexus",
+        "offered_bytes",
         "pending",
         "reply",
         "sense",
@@ -61,6 +62,8 @@ class Command(abc.ABC):
     nexus: Nexus
     data_out: Sequence[memoryview]
     data_in: Sequence[memoryview]
+    offered_bytes: int
+    """Data-out the initiator has announced; `data_out` may be less where the CDB asks for less."""
 
     status: int
     sense: bytes
@@ -76,6 +79,7 @@ class Command(abc.ABC):
     def __init__(self) -> None:
         self.data_out = ()
         self.data_in = ()
+        self.offered_bytes = 0
         self.status = 0
         self.sense = b""
         self.reply = b""

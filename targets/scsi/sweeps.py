@@ -116,8 +116,10 @@ def write_same(unit: Unit, command: Command) -> None:
     unit.check_extent(lba, blocks, MAX_WRITE_SAME_BLOCKS)
     unit.check_writable()
     block = _ZERO_BLOCK if no_data else command.parameter_list()
-    if len(block) < LOGICAL_BLOCK_BYTES:
-        raise SenseError(INCORRECT_AMOUNT_OF_DATA)
+    if len(block) < LOGICAL_BLOCK_BYTES or (
+        not no_data and command.offered_bytes != LOGICAL_BLOCK_BYTES
+    ):
+        raise SenseError(INVALID_FIELD_IN_CDB)
     command.asked_bytes = 0 if no_data else LOGICAL_BLOCK_BYTES
     start, length = lba * LOGICAL_BLOCK_BYTES, blocks * LOGICAL_BLOCK_BYTES
     if block == _ZERO_BLOCK and unmap:

@@ -1,0 +1,1 @@
+"""Real initiators against the embedded target."""
