@@ -264,9 +264,18 @@ async def test_without_a_broker_it_is_unreachable(
     assert "\nnext: " in err
 
 
+# A test run in the background has SIGINT ignored, and its children inherit that.
+CHILD = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from controller.cli.main import main
+main()
+"""
+
+
 async def _process(*args: str, **env: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "controller.cli.main", *args,
+        sys.executable, "-c", CHILD, *args,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=os.environ | env,
     )  # fmt: skip
 
@@ -285,6 +294,23 @@ async def test_ctrl_c_says_that_the_job_goes_on(broker: Mosquitto, tmp_path: Pat
         _, err = await asyncio.wait_for(child.communicate(), 20)
         assert child.returncode == Exit.INTERRUPTED
         assert err.lstrip() == b"error: job 'job1' goes on\nnext: trilun job wait job1\n"
+
+
+async def test_a_watched_status_shows_changes_until_ctrl_c(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    async with fake_node(broker.address, tmp_path, controller("ctl1")) as node:
+        child = await _process("status", "--watch", TRILUN_BROKER=f"127.0.0.1:{broker.port}")
+        assert child.stdout is not None
+        async with asyncio.timeout(20):
+            assert (await child.stdout.readline()).startswith(b"NODE")
+            node.bus.publish_state("volume", "fresh", volume_info("fresh"))
+            while b"fresh" not in await child.stdout.readline():
+                pass
+            child.send_signal(signal.SIGINT)
+            _, err = await child.communicate()
+        assert child.returncode == Exit.INTERRUPTED
+        assert err.strip() == b""
 
 
 async def test_on_a_terminal_a_bar_is_drawn(broker: Mosquitto, tmp_path: Path) -> None:

@@ -205,6 +205,28 @@ async def test_who_is_away_is_said(stopped_broker: Mosquitto, tmp_path: Path) ->
     assert offline.message == "node 'ctl1' is offline"
 
 
+async def test_waits_and_calls_outlast_restarts_of_broker_and_node(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    topic = topics.state("ctl1", "pair", "p1")
+
+    def in_pair(_topic: str, info: m.Info | None) -> bool:
+        return isinstance(info, m.PairInfo) and info.state is m.PairState.PAIR
+
+    async with api_client(broker.address) as client:
+        async with fake_node(broker.address, tmp_path, canned) as node:
+            node.bus.publish_state("pair", "p1", pair_info(state=m.PairState.COPY))
+            waiting = asyncio.create_task(client.wait_until(topic, in_pair, 20))
+            await client.wait_until(topic, lambda _topic, info: info is not None, 5)
+        calling = asyncio.create_task(client.call("ctl1", "volume.list", m.Empty(), 20))
+        broker.stop()
+        broker.start()
+        async with fake_node(broker.address, tmp_path, canned) as node:
+            node.bus.publish_state("pair", "p1", pair_info())
+            assert (await waiting)[0] == topic
+            assert isinstance(await calling, m.VolumeList)
+
+
 async def test_a_silent_node_is_a_timeout(broker: Mosquitto, tmp_path: Path) -> None:
     async def never(verb: Verb, params: m.Params, request: m.Request) -> Answer:
         await asyncio.Event().wait()
