@@ -76,6 +76,10 @@ class SplitBegun:
     """Inbox item: a split whose instant has passed has to be made durable."""
 
 
+class Unguard:
+    """Inbox item: the source of a pair that the guard split is in sync again."""
+
+
 class PairOwner:
     """The owner task of one side."""
 
@@ -92,6 +96,7 @@ class PairOwner:
         self._leader = Leader(self)
         self._follower = Follower(self)
         self._task: asyncio.Task[None] | None = None
+        self._retired = False
 
     def start(self) -> None:
         """Begin to serve the inbox. A mirror that ran before a restart has parted since."""
@@ -125,6 +130,14 @@ class PairOwner:
         self._leader.begin_split(label, writable=False)
         self._inbox.put_nowait((SplitBegun(), done))
         return done
+
+    def resume_guarded(self) -> None:
+        """What the guard split may follow its source again (law L7)."""
+        self.post(Unguard())
+
+    def retire(self) -> None:
+        """The pair is dissolved: the task ends with what it is doing."""
+        self._retired = True
 
     async def mark(self, mark: msg.Mark) -> None:
         """Put a mark into the stream and wait until the other side has acted on it."""
@@ -290,7 +303,7 @@ class PairOwner:
     # ------------------------------------------------------------ the task
 
     async def _serve(self) -> None:
-        while True:
+        while not self._retired:
             item, done = await self._inbox.get()
             try:
                 result = await self._handle(item)
@@ -337,6 +350,8 @@ class PairOwner:
                 await self._follower.take(item)
         elif isinstance(item, SplitBegun):
             await self._leader.complete_split()
+        elif isinstance(item, Unguard) and self.record.guarded:
+            await self._leader.resync(Asked(Command.RESYNC), automatic=False)
         return accepted
 
     async def _command(self, asked: Asked) -> Answer:

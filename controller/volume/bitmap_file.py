@@ -100,6 +100,10 @@ class BitmapFile:
             at = offset_bytes + SLOT_BYTES
         self._bitmap.changed.clear()
 
+    def close(self) -> None:
+        """Let go of the file."""
+        self._store.close()
+
     def save(self, done: StoreDone) -> None:
         """Make the bitmap durable as it is now (or later)."""
         self._waiters.append(done)

@@ -64,6 +64,9 @@ class FileStore:
 
     def read(self, offset_bytes: int, into: memoryview, done: StoreDone) -> None:
         """Fill `into` from the page cache at once, else in a worker thread."""
+        if self._closing:
+            done(self._closed_error())
+            return
         try:
             got = os.preadv(self._fd, [into], offset_bytes, os.RWF_NOWAIT)
         except OSError as error:
@@ -87,6 +90,9 @@ class FileStore:
 
     def write(self, offset_bytes: int, data: memoryview, done: StoreDone) -> None:
         """Write through the page cache, now."""
+        if self._closing:
+            done(self._closed_error())
+            return
         try:
             written = os.pwrite(self._fd, data, offset_bytes)
             while written < len(data):
@@ -98,6 +104,9 @@ class FileStore:
 
     def discard(self, offset_bytes: int, length_bytes: int, done: StoreDone) -> None:
         """Punch a hole, now."""
+        if self._closing:
+            done(self._closed_error())
+            return
         try:
             punch_hole(self._fd, offset_bytes, length_bytes)
         except OSError as error:
@@ -124,7 +133,13 @@ class FileStore:
 
         self._in_thread(lambda: os.fdatasync(self._fd), "fsync", ended)
 
+    def _closed_error(self) -> StoreError:
+        return StoreError(StoreFault.CLOSED, f"{self._path} is closed")
+
     def _in_thread(self, work: Callable[[], None], what: str, done: StoreDone) -> None:
+        if self._closing:
+            done(self._closed_error())
+            return
         self._in_threads += 1
 
         def ended(error: BaseException | None) -> None:

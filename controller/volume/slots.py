@@ -19,6 +19,7 @@ _HEADER = struct.Struct("<8sHHIQI")
 """magic, version, reserved, payload length, sequence, CRC32C of header (this field 0) + payload."""
 HEADER_BYTES = _HEADER.size
 VERSION = 1
+SECTOR_BYTES = 512
 
 
 class CorruptError(Exception):
@@ -46,13 +47,17 @@ class SlotLayout:
 
 
 def encode_slot(layout: SlotLayout, sequence: int, payload: bytes) -> bytes:
-    """One slot as it is written: header, payload, zeros up to the slot's size."""
+    """One slot as it is written: header, payload, zeros up to a whole sector.
+
+    What an earlier, longer record left behind that is not covered by the length and ignored.
+    """
     assert len(layout.magic) == 8
     assert len(payload) <= layout.max_payload_bytes
     bare = _HEADER.pack(layout.magic, VERSION, 0, len(payload), sequence, 0)
     checksum = crc32c(payload, crc32c(bare))
     header = _HEADER.pack(layout.magic, VERSION, 0, len(payload), sequence, checksum)
-    return (header + payload).ljust(layout.slot_bytes, b"\0")
+    used_bytes = HEADER_BYTES + len(payload)
+    return (header + payload).ljust(-(-used_bytes // SECTOR_BYTES) * SECTOR_BYTES, b"\0")
 
 
 def decode_slot(layout: SlotLayout, raw: bytes | memoryview) -> tuple[int, bytes] | None:
@@ -76,6 +81,10 @@ class SlotRing:
         self._sequence = 0
         self._committing = False
         self._failed: StoreError | None = None
+
+    def fits(self, payload: bytes) -> bool:
+        """Whether a record can be committed."""
+        return len(payload) <= self._layout.max_payload_bytes
 
     async def load(self) -> bytes | None:
         """The newest valid record, or None when nothing was ever written."""

@@ -15,13 +15,13 @@ from typing import Protocol
 
 from controller.volume.intent import IntentLog
 from controller.volume.slots import SlotRing
-from controller.volume.store import BlockStore, StoreDone, StoreError, StoreFault
+from controller.volume.store import BlockStore, StoreDone, StoreError
 from controller.volume.tracker import Tracker
-from controller.volume.write import WriteOp
+from controller.volume.write import JoinedParts, ReadAnswer, WriteOp, lun_error
 from targets.lun import Access, Done, LunError, LunFault, LunIdentity
 
-DISCARD_STEP_BYTES = 32 << 20
-"""A host's discard is carried out in steps of this size, so that one can't stop the loop."""
+MAX_STEP_BYTES = 32 << 20
+"""A longer write or discard is carried out in steps, so that one can't stop the loop."""
 
 _OPEN, _READ_ONLY, _NOT_READY = Access.READ_WRITE, Access.READ_ONLY, Access.NOT_READY
 
@@ -49,45 +49,6 @@ class VolumeServices(Protocol):
         """Something an operator or a host can see has changed."""
 
 
-def lun_error(error: StoreError, *, reading: bool) -> LunError:
-    """A store's failure in a host's terms."""
-    if error.fault is StoreFault.NO_SPACE:
-        return LunError(LunFault.NO_SPACE, error.detail)
-    return LunError(LunFault.READ_ERROR if reading else LunFault.WRITE_ERROR, error.detail)
-
-
-class _Read:
-    """Turns a store's answer into a LUN's."""
-
-    __slots__ = ("done",)
-
-    def __init__(self, done: Done) -> None:
-        self.done = done
-
-    def ended(self, error: StoreError | None) -> None:
-        self.done(None if error is None else lun_error(error, reading=True))
-
-
-class _Flush:
-    """A flush of the store and every mirror; answered when all parts have ended."""
-
-    __slots__ = ("_done", "_error", "_parts")
-
-    def __init__(self, done: Done) -> None:
-        self._done = done
-        self._error: LunError | None = None
-        self._parts = 1
-
-    def hold(self) -> None:
-        self._parts += 1
-
-    def end(self, error: LunError | None = None) -> None:
-        self._error = self._error or error
-        self._parts -= 1
-        if not self._parts:
-            self._done(self._error)
-
-
 class Volume:
     """A logical unit (`targets.lun.LogicalUnit`) that pairs can track."""
 
@@ -111,6 +72,8 @@ class Volume:
         self.sessions: Callable[[], int] = lambda: 0
         self._services = services
         self._extent_bytes = extent_bytes
+        # A step must find room in the hot set beside others, or it would wait for ever.
+        self._step_bytes = min(MAX_STEP_BYTES, extent_bytes * max(1, hot_extents // 4))
         self._queue: deque[WriteOp | Callable[[], None]] = deque()
         self._in_flight = 0
         self._storing = 0
@@ -147,7 +110,7 @@ class Volume:
         if self.access is _NOT_READY:
             done(LunError(LunFault.NOT_READY, self.name))
             return
-        self.store.read(offset_bytes, into, _Read(done).ended)
+        self.store.read(offset_bytes, into, ReadAnswer(done).ended)
 
     def write(self, offset_bytes: int, data: memoryview, fua: bool, done: Done) -> None:
         """Store and mirror `data`."""
@@ -155,7 +118,7 @@ class Volume:
         if refusal is not None:
             done(LunError(refusal, self.name))
             return
-        self._accept(self._op(offset_bytes, len(data), data, done, fua=fua))
+        self._steps(offset_bytes, len(data), data, self._durably(done) if fua else done, None)
 
     def discard(self, offset_bytes: int, length_bytes: int, done: Done) -> None:
         """Deallocate and mirror that, step by step."""
@@ -163,22 +126,14 @@ class Volume:
         if refusal is not None:
             done(LunError(refusal, self.name))
             return
-        step_bytes = min(length_bytes, DISCARD_STEP_BYTES)
-
-        def stepped(error: LunError | None) -> None:
-            if error is not None or step_bytes == length_bytes:
-                done(error)
-            else:
-                self.discard(offset_bytes + step_bytes, length_bytes - step_bytes, done)
-
-        self._accept(self._op(offset_bytes, step_bytes, None, stepped))
+        self._steps(offset_bytes, length_bytes, None, done, None)
 
     def flush(self, done: Done) -> None:
         """Make everything acknowledged durable, here and on the mirrors that belong to it."""
         if self._failure is not None:
             done(lun_error(self._failure, reading=False))
             return
-        flush = _Flush(done)
+        flush = JoinedParts(done)
         flush.hold()
         for tracker in self.trackers:
             tracker.mirror_flush(flush)
@@ -213,13 +168,13 @@ class Volume:
             or not self._ready_for(offset_bytes, len(data))
         ):
             data = memoryview(bytes(data))
-        self._accept(self._op(offset_bytes, len(data), data, done, source=source))
+        self._steps(offset_bytes, len(data), data, done, source)
 
     def apply_discard(
         self, offset_bytes: int, length_bytes: int, source: Tracker, done: Done
     ) -> None:
         """Discard what the other side discarded."""
-        self._accept(self._op(offset_bytes, length_bytes, None, done, source=source))
+        self._steps(offset_bytes, length_bytes, None, done, source)
 
     def barrier(self, run: Callable[[], None]) -> None:
         """Call `run` at this point of the write order: all before is stored, nothing after is."""
@@ -295,25 +250,44 @@ class Volume:
 
     # ------------------------------------------------------------ the order of writes
 
+    def _steps(
+        self,
+        offset_bytes: int,
+        length_bytes: int,
+        data: memoryview | None,
+        answer: Done,
+        source: Tracker | None,
+    ) -> None:
+        """Accept a write as one op, or as several with one answer where it is very long."""
+        step_bytes = self._step_bytes
+        if length_bytes <= step_bytes:
+            self._accept(self._op(offset_bytes, length_bytes, data, answer, source))
+            return
+        joined = JoinedParts(answer)
+        for at in range(0, length_bytes, step_bytes):
+            size = min(step_bytes, length_bytes - at)
+            piece = None if data is None else data[at : at + size]
+            joined.hold()
+            self._accept(self._op(offset_bytes + at, size, piece, joined.end, source))
+        joined.end()
+
     def _op(
         self,
         offset_bytes: int,
         length_bytes: int,
         data: memoryview | None,
         answer: Done,
-        *,
-        fua: bool = False,
-        source: Tracker | None = None,
+        source: Tracker | None,
     ) -> WriteOp:
         self._in_flight += 1
         return WriteOp(
             offset_bytes,
             length_bytes,
             data,
-            fua=fua,
             source=source,
             extent_bytes=self._extent_bytes,
-            answer=self._durably(answer) if fua else answer,
+            answer=answer,
+            on_stored=self._stored,
             over=self._over,
         )
 
@@ -410,19 +384,19 @@ class Volume:
         else:
             op.first_extent = -1
         self._storing += 1
-        stored = _Stored(self, op)
+        op.hold()
         if op.data is None:
-            self.store.discard(op.offset_bytes, op.length_bytes, stored.ended)
+            self.store.discard(op.offset_bytes, op.length_bytes, op.stored)
         else:
-            self.store.write(op.offset_bytes, op.data, stored.ended)
-        if not stored.failed:
+            self.store.write(op.offset_bytes, op.data, op.stored)
+        if op.error is None:
             for tracker in self.trackers:
                 if tracker is not op.source:
                     tracker.mirror(op)
-        stored.submitted()
+        op.end()
 
-    def stored(self, op: WriteOp, error: StoreError | None) -> None:
-        """The store has answered; called by the write's own record."""
+    def _stored(self, op: WriteOp, error: StoreError | None) -> None:
+        """The store has answered."""
         self._storing -= 1
         if error is not None:
             for tracker in list(self.trackers):
@@ -445,29 +419,3 @@ class Volume:
             waiters, self._idle_waiters = self._idle_waiters, []
             for waiter in waiters:
                 waiter()
-
-
-class _Stored:
-    """The store's part of a write: one part of the op, ended when store and mirrors were told."""
-
-    __slots__ = ("_left", "_op", "_volume", "error", "failed")
-
-    def __init__(self, volume: Volume, op: WriteOp) -> None:
-        self._volume = volume
-        self._op = op
-        self._left = 2
-        self.error: StoreError | None = None
-        self.failed = False
-
-    def ended(self, error: StoreError | None) -> None:
-        if error is not None:
-            self.error = error
-            self.failed = True
-        self._volume.stored(self._op, error)
-        self.submitted()
-
-    def submitted(self) -> None:
-        self._left -= 1
-        if not self._left:
-            error = self.error
-            self._op.end(None if error is None else lun_error(error, reading=False))

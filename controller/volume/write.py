@@ -1,4 +1,4 @@
-"""One write (or discard) on its way through a volume: what has to end before it is answered.
+"""Commands on their way through a volume: what has to end before each is answered.
 
 Owns the counting only. Must not decide anything: the volume submits, the pairs hold and end
 their parts. A write may be answered before it is over: in async mode the host has its answer
@@ -10,10 +10,53 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from targets.lun import Done, LunError
+from controller.volume.store import StoreError, StoreFault
+from targets.lun import Done, LunError, LunFault
 
 if TYPE_CHECKING:
     from controller.volume.tracker import Tracker
+
+
+def lun_error(error: StoreError, *, reading: bool) -> LunError:
+    """A store's failure in a host's terms."""
+    if error.fault is StoreFault.NO_SPACE:
+        return LunError(LunFault.NO_SPACE, error.detail)
+    return LunError(LunFault.READ_ERROR if reading else LunFault.WRITE_ERROR, error.detail)
+
+
+class ReadAnswer:
+    """Turns a store's answer into a LUN's."""
+
+    __slots__ = ("done",)
+
+    def __init__(self, done: Done) -> None:
+        self.done = done
+
+    def ended(self, error: StoreError | None) -> None:
+        """The store has answered."""
+        self.done(None if error is None else lun_error(error, reading=True))
+
+
+class JoinedParts:
+    """Several parts with one answer: when all have ended, with the first error."""
+
+    __slots__ = ("_done", "_error", "_parts")
+
+    def __init__(self, done: Done) -> None:
+        self._done = done
+        self._error: LunError | None = None
+        self._parts = 1
+
+    def hold(self) -> None:
+        """One more part has to end before the answer."""
+        self._parts += 1
+
+    def end(self, error: LunError | None = None) -> None:
+        """A part has ended."""
+        self._error = self._error or error
+        self._parts -= 1
+        if not self._parts:
+            self._done(self._error)
 
 
 class WriteOp:
@@ -21,13 +64,13 @@ class WriteOp:
 
     __slots__ = (
         "_answer",
+        "_on_stored",
         "_over",
         "_parts",
         "_pins",
         "data",
         "error",
         "first_extent",
-        "fua",
         "last_extent",
         "length_bytes",
         "offset_bytes",
@@ -40,24 +83,32 @@ class WriteOp:
         length_bytes: int,
         data: memoryview | None,
         *,
-        fua: bool,
         source: Tracker | None,
         extent_bytes: int,
         answer: Done,
+        on_stored: Callable[[WriteOp, StoreError | None], None],
         over: Callable[[WriteOp], None],
     ) -> None:
         self.offset_bytes = offset_bytes
         self.length_bytes = length_bytes
         self.data = data
-        self.fua = fua
         self.source = source
         self.first_extent = offset_bytes // extent_bytes
         self.last_extent = (offset_bytes + length_bytes - 1) // extent_bytes
         self.error: LunError | None = None
         self._answer = answer
+        self._on_stored = on_stored
         self._over = over
         self._parts = 1
         self._pins = 1
+
+    def stored(self, error: StoreError | None) -> None:
+        """The store's part has ended."""
+        failure = None if error is None else lun_error(error, reading=False)
+        if failure is not None and self.error is None:
+            self.error = failure
+        self._on_stored(self, error)
+        self.end(failure)
 
     def hold(self) -> None:
         """One more part has to end before the answer."""

@@ -1,0 +1,386 @@
+"""The pairs of a controller: made, opened after a restart, connected, dissolved.
+
+Owns the sides and their owner tasks, and what one pair may do to another on the same volume: the
+guard that keeps one consistent copy, and the marks that split a local pair inside a remote
+stream (laws L6, L7, L11). Must not move data. Refuses with RejectedError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from controller.api import messages as m
+from controller.api.codes import Code
+from controller.api.errors import RejectedError
+from controller.catalogue import Catalogue
+from controller.pair import messages as msg
+from controller.pair.copier import Clock
+from controller.pair.local import LocalChannel
+from controller.pair.owner import PairOwner
+from controller.pair.record import PairRecord
+from controller.pair.side import PairSide
+from controller.pair.table import Answer
+from controller.volume.bitmap import BLOCK_BYTES, DirtyBitmap
+from controller.volume.bitmap_file import BitmapFile, file_bytes
+from controller.volume.slots import CorruptError
+from controller.volume.store import Disk, StoreError
+from controller.volumes import Shelved, Volumes
+
+log = logging.getLogger(__name__)
+
+
+class PairEvents(Protocol):
+    """What the controller wants to know of its pairs."""
+
+    def pair_changed(self, side: PairSide) -> None:
+        """The shown state of a pair has changed."""
+
+    def pair_gone(self, name: str) -> None:
+        """A pair is dissolved on this controller."""
+
+    def data_replaced(self, side: PairSide) -> None:
+        """A reverse copy has replaced the data under the volume's hosts."""
+
+
+class Pairs:
+    """All sides of this controller, by name and role."""
+
+    def __init__(
+        self,
+        volumes: Volumes,
+        meta_disk: Disk,
+        catalogue: Catalogue,
+        clock: Clock,
+        events: PairEvents,
+        new_id: Callable[[], str],
+    ) -> None:
+        self._volumes = volumes
+        self._meta_disk = meta_disk
+        self._catalogue = catalogue
+        self._clock = clock
+        self._events = events
+        self._new_id = new_id
+        self._owners: dict[tuple[str, m.Role], PairOwner] = {}
+
+    # ------------------------------------------------------------ look-ups
+
+    def owners(self) -> list[PairOwner]:
+        """Every side's owner."""
+        return list(self._owners.values())
+
+    def find(self, name: str) -> PairOwner | None:
+        """The side that speaks for a pair here: the P-VOL's where both are."""
+        return self._owners.get((name, m.Role.P_VOL)) or self._owners.get((name, m.Role.S_VOL))
+
+    def get(self, name: str) -> PairOwner:
+        """As `find`; RejectedError when there is none."""
+        owner = self.find(name)
+        if owner is None:
+            raise RejectedError(
+                Code.NOT_FOUND,
+                f"there is no pair '{name}' here",
+                "trilun pair list shows what there is",
+            )
+        return owner
+
+    def remote_side(self, pair_id: bytes, peer: str) -> PairSide | None:
+        """The side of a remote pair that speaks to `peer` under this id."""
+        for owner in self._owners.values():
+            record = owner.record
+            if record.peer == peer and bytes.fromhex(record.id) == pair_id:
+                return owner.side
+        return None
+
+    def of_volume(self, name: str) -> list[PairOwner]:
+        """Every side that tracks a volume."""
+        return [owner for owner in self._owners.values() if owner.record.volume == name]
+
+    def of_peer(self, peer: str) -> list[PairOwner]:
+        """Every side whose other side is at a peer."""
+        return [owner for owner in self._owners.values() if owner.record.peer == peer]
+
+    # ------------------------------------------------------------ start and stop
+
+    async def open_all(self) -> None:
+        """Open every side of the catalogue and take the logs' word for what was hot."""
+        for record in self._catalogue.contents.pairs:
+            await self._open(record, create=False)
+        for shelved in self._volumes.all():
+            await self._recover(shelved)
+        for owner in self._owners.values():
+            owner.start()
+        for owner in list(self._owners.values()):
+            if owner.record.kind is m.PairKind.LOCAL and owner.record.role is m.Role.P_VOL:
+                self._connect_local(owner.record.name)
+
+    async def _recover(self, shelved: Shelved) -> None:
+        owners = self.of_volume(shelved.record.name)
+        hot = shelved.hot_at_start
+        if not owners or (hot is not None and hot.clean):
+            return
+        for owner in owners:
+            if hot is None:
+                owner.side.bitmap.set_all()
+            else:
+                for extent in hot.extents:
+                    owner.side.assume_dirty(extent * hot.extent_bytes, hot.extent_bytes)
+        if hot is not None and hot.extents:
+            log.warning(
+                "volume %s was not closed cleanly: %d hot extents are taken as dirty",
+                shelved.record.name,
+                len(hot.extents),
+            )
+
+    async def _open(self, record: PairRecord, *, create: bool) -> PairOwner:
+        shelved = self._volumes.get(record.volume)
+        bitmap = DirtyBitmap(shelved.record.size_bytes // BLOCK_BYTES)
+        store = self._meta_disk.open(
+            _bitmap_name(record), file_bytes(bitmap.blocks), create=create, reserve=create
+        )
+        bitmap_file = BitmapFile(store, bitmap, bytes.fromhex(record.id))
+        if create:
+            await bitmap_file.create()
+        else:
+            await self._load_bitmap(record, bitmap, bitmap_file)
+        side = PairSide(record, shelved.volume, bitmap, bitmap_file, self._clock)
+        owner = PairOwner(side, self)
+        self._owners[record.name, record.role] = owner
+        shelved.volume.trackers.append(side)
+        shelved.volume.update_access()
+        return owner
+
+    async def _load_bitmap(
+        self, record: PairRecord, bitmap: DirtyBitmap, bitmap_file: BitmapFile
+    ) -> None:
+        def corrupt(page: int) -> None:
+            log.warning("pair %s: bitmap page %d is damaged, taken as dirty", record.name, page)
+
+        try:
+            await bitmap_file.load(corrupt)
+        except CorruptError as error:
+            log.warning("pair %s: %s; everything is taken as dirty", record.name, error)
+            await bitmap_file.create()
+            bitmap.set_all()
+
+    async def close_all(self) -> None:
+        """Stop every owner; bits are saved with their volumes."""
+        for owner in self._owners.values():
+            await owner.stop()
+
+    def close_files(self) -> None:
+        """Let go of the bitmap files, after the volumes have saved them."""
+        for owner in self._owners.values():
+            owner.side.bitmap_file.close()
+
+    # ------------------------------------------------------------ create and dissolve
+
+    def check_new(self, name: str, volume: str, role: m.Role) -> Shelved:
+        """Whether a volume can take a part in a new pair; RejectedError says why not."""
+        if (name, role) in self._owners or (self.find(name) is not None and role is m.Role.P_VOL):
+            raise RejectedError(
+                Code.EXISTS, f"a pair '{name}' exists", "choose another name, or delete it first"
+            )
+        if not self._catalogue.has_room():
+            raise RejectedError(Code.NO_SPACE, "the catalogue is full", "delete volumes or pairs")
+        shelved = self._volumes.get(volume)
+        if shelved.view_of is not None:
+            raise RejectedError(Code.BAD_REQUEST, f"'{volume}' is a view", "pair a volume")
+        if role is m.Role.S_VOL:
+            for owner in self.of_volume(volume):
+                if owner.record.role is m.Role.S_VOL:
+                    raise RejectedError(
+                        Code.IN_USE,
+                        f"'{volume}' is the S-VOL of pair '{owner.record.name}'",
+                        f"delete that first: trilun pair delete {owner.record.name}",
+                    )
+            if shelved.volume.views:
+                raise RejectedError(Code.IN_USE, f"a view of '{volume}' is open")
+            self._volumes.check_no_sessions(shelved)
+        return shelved
+
+    async def add(self, record: PairRecord) -> PairOwner:
+        """Make one side, durably, and start its owner. A P-VOL's side starts all dirty."""
+        try:
+            owner = await self._open(record, create=True)
+        except StoreError as error:
+            self._meta_disk.remove(_bitmap_name(record))
+            raise RejectedError(
+                Code.NO_SPACE, f"no space for the bitmap of '{record.name}': {error.detail}"
+            ) from error
+        if record.role is m.Role.P_VOL:
+            owner.side.bitmap.set_all()
+        else:
+            owner.side.volume.state.consistent = False
+            owner.side.volume.update_access()
+        self._catalogue.contents.pairs.append(record)
+        await owner.save()
+        owner.start()
+        return owner
+
+    async def create_local(self, asked: m.PairCreate) -> PairOwner:
+        """Bind two volumes of this controller; the copy starts at once."""
+        p_shelved = self.check_new(asked.name, asked.p_volume, m.Role.P_VOL)
+        s_shelved = self.check_new(asked.name, asked.s_volume, m.Role.S_VOL)
+        check_sizes(asked, p_shelved.record.size_bytes, s_shelved.record.size_bytes)
+        if not p_shelved.record.consistent:
+            raise RejectedError(
+                Code.NOT_CONSISTENT,
+                f"'{asked.p_volume}' is not one point in time",
+                "wait until its own pair is in sync",
+            )
+        record = self.new_record(asked, m.Role.P_VOL, p_shelved.record.generation)
+        other = record.model_copy(
+            update={
+                "role": m.Role.S_VOL,
+                "volume": record.other_volume,
+                "other_volume": record.volume,
+                "history": [],
+            }
+        )
+        await self.add(other)
+        owner = await self.add(record)
+        self._connect_local(record.name)
+        await owner.caught_up()
+        return owner
+
+    def new_record(self, asked: m.PairCreate, role: m.Role, generation: str) -> PairRecord:
+        """The record of a pair that is about to copy for the first time."""
+        return PairRecord(
+            id=self._new_id(),
+            name=asked.name,
+            kind=asked.kind,
+            role=role,
+            volume=asked.p_volume,
+            other_volume=asked.s_volume,
+            peer=asked.peer,
+            mode=asked.mode,
+            fence=asked.fence,
+            rate_limit_bytes_per_s=asked.rate_limit_bytes_per_s,
+            state=m.PairState.PSUE,
+            goal="mirror",
+            reason="the initial copy is about to begin",
+            current=generation,
+            baseline=generation,
+        )
+
+    def _connect_local(self, name: str) -> None:
+        p_side = self._owners[name, m.Role.P_VOL].side
+        s_side = self._owners[name, m.Role.S_VOL].side
+        s_side.on_open(LocalChannel(p_side))
+        p_side.on_open(LocalChannel(s_side))
+
+    # ------------------------------------------------------------ PairServices
+
+    async def commit(self) -> None:
+        """Make the catalogue durable."""
+        await self._catalogue.commit()
+
+    def changed(self, side: PairSide) -> None:
+        """Pass it on."""
+        self._events.pair_changed(side)
+
+    def use_of(self, side: PairSide) -> str:
+        """Why a volume can't be the target of a copy now."""
+        volume = side.volume
+        if not volume.state.healthy:
+            return f"volume '{volume.name}' has failed"
+        if volume.views:
+            return f"a view of '{volume.name}' is open"
+        for owner in self.of_volume(volume.name):
+            other = owner.side
+            if other is side:
+                continue
+            follows = owner.record.role is m.Role.S_VOL and owner.record.goal != "split"
+            if other.sinking or follows:
+                return (
+                    f"'{volume.name}' follows pair '{owner.record.name}' "
+                    f"({owner.record.state}): split that first"
+                )
+        return ""
+
+    def initiators_of(self, side: PairSide) -> int:
+        """Sessions on the side's volume."""
+        return side.volume.sessions()
+
+    async def guard(self, side: PairSide) -> None:
+        """Split what mirrors this volume while it is still consistent (law L7)."""
+        if not side.volume.state.consistent:
+            return
+        for owner in self.of_volume(side.volume.name):
+            is_mirror = owner.side is not side and owner.record.role is m.Role.P_VOL
+            if is_mirror and owner.record.state is m.PairState.PAIR:
+                log.info("pair %s: kept as the consistent copy", owner.record.name)
+                split = owner.begin_split("kept while its source is re-synchronised")
+                owner.record.guarded = True
+                owner.record.reason = "kept as the consistent copy; resumes with its source"
+                await split
+
+    def in_sync(self, side: PairSide) -> None:
+        """What the guard split may follow again."""
+        for owner in self.of_volume(side.volume.name):
+            if owner.record.guarded:
+                owner.resume_guarded()
+
+    def data_replaced(self, side: PairSide) -> None:
+        """Pass it on."""
+        self._events.data_replaced(side)
+
+    def mark_local(
+        self, side: PairSide, mark: msg.Mark, reply: Callable[[msg.Marked], None]
+    ) -> None:
+        """Split the named local pair behind `side`, at this point of its stream (law L11)."""
+        owner = self._owners.get((mark.local_pair, m.Role.P_VOL))
+        refusal = ""
+        code = Code.WRONG_STATE
+        if owner is None or owner.record.volume != side.record.volume:
+            refusal = f"'{side.record.volume}' is not the P-VOL of a local pair '{mark.local_pair}'"
+            code = Code.NOT_FOUND
+        elif owner.record.state is not m.PairState.PAIR:
+            refusal = f"local pair '{mark.local_pair}' is in {owner.record.state}, it must be PAIR"
+        elif not side.volume.state.consistent:
+            refusal = f"'{side.record.volume}' is not one point in time"
+            code = Code.NOT_CONSISTENT
+        if refusal or owner is None:
+            reply(msg.Marked(error=refusal, code=code.value))
+            return
+
+        def durable(split: asyncio.Future[Answer]) -> None:
+            error = None if split.cancelled() else split.exception()
+            if split.cancelled() or error is not None:
+                reply(msg.Marked(error=str(error or "stopped"), code=Code.WRONG_STATE.value))
+            else:
+                reply(msg.Marked())
+
+        owner.begin_split(mark.label).add_done_callback(durable)
+
+    async def forget(self, side: PairSide) -> None:
+        """Remove one side: record first, then the bitmap."""
+        record = side.record
+        self._catalogue.contents.pairs.remove(record)
+        await self._catalogue.commit()
+        side.volume.trackers.remove(side)
+        owner = self._owners.pop((record.name, record.role))
+        side.bitmap_file.close()
+        self._meta_disk.remove(_bitmap_name(record))
+        side.volume.update_access()
+        owner.retire()
+        if self.find(record.name) is None:
+            self._events.pair_gone(record.name)
+
+
+def check_sizes(asked: m.PairCreate, p_bytes: int, s_bytes: int) -> None:
+    """Both volumes of a pair have the same size."""
+    if p_bytes != s_bytes:
+        raise RejectedError(
+            Code.BAD_REQUEST,
+            f"'{asked.p_volume}' has {p_bytes} bytes, '{asked.s_volume}' {s_bytes}",
+            "make the S-VOL anew with the P-VOL's size",
+        )
+
+
+def _bitmap_name(record: PairRecord) -> str:
+    side = "p" if record.role is m.Role.P_VOL else "s"
+    return f"{record.id}.{side}.bitmap"

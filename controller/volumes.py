@@ -1,0 +1,330 @@
+"""The volumes of a controller: made, opened after a restart, viewed, deleted.
+
+Owns the files of each volume and the `Volume` objects over them. Must not know what a pair does;
+it is told which names are taken. Refuses with RejectedError; a volume whose log can't be read is
+opened with everything assumed dirty, never with anything assumed clean.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from controller.api import messages as m
+from controller.api.codes import Code
+from controller.api.errors import RejectedError
+from controller.catalogue import Catalogue, ViewRecord, VolumeRecord
+from controller.exports import Exporter, target_name
+from controller.volume.intent import LAYOUT as INTENT_LAYOUT
+from controller.volume.intent import IntentRecord
+from controller.volume.overlay import OverlayStore
+from controller.volume.slots import CorruptError, SlotRing
+from controller.volume.store import BlockStore, Disk, StoreError, StoreFault, finished
+from controller.volume.volume import Volume, VolumeServices
+from targets.lun import LunIdentity
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class IntentSettings:
+    """How the write-intent logs are cut."""
+
+    extent_bytes: int
+    hot_extents: int
+
+
+@dataclass(slots=True)
+class Shelved:
+    """A volume and what belongs to it."""
+
+    record: VolumeRecord
+    volume: Volume
+    iqn: str
+    intent_store: BlockStore | None
+    intent_ring: SlotRing | None
+    hot_at_start: IntentRecord | None
+    """What the log said when it was opened: None means that nothing it says can be trusted."""
+    view_of: str | None = None
+
+
+def identity_of(volume_id: str) -> LunIdentity:
+    """NAA 6 (locally assigned company id 0x1u) and serial from the volume's id."""
+    raw = bytes.fromhex(volume_id)
+    return LunIdentity(naa=bytes([0x60 | raw[0] >> 4]) + raw[1:], serial=volume_id[:20])
+
+
+class Volumes:
+    """The shelf."""
+
+    def __init__(
+        self,
+        node: str,
+        disk: Disk,
+        meta_disk: Disk,
+        catalogue: Catalogue,
+        exporter: Exporter,
+        services: VolumeServices,
+        settings: IntentSettings,
+        new_id: Callable[[], str],
+    ) -> None:
+        self._node = node
+        self._disk = disk
+        self._meta_disk = meta_disk
+        self._catalogue = catalogue
+        self._exporter = exporter
+        self._services = services
+        self._settings = settings
+        self._new_id = new_id
+        self._shelf: dict[str, Shelved] = {}
+
+    def all(self) -> list[Shelved]:
+        """Every volume and view."""
+        return list(self._shelf.values())
+
+    def get(self, name: str) -> Shelved:
+        """One volume or view; RejectedError when there is none of that name."""
+        found = self._shelf.get(name)
+        if found is None:
+            raise RejectedError(
+                Code.NOT_FOUND,
+                f"there is no volume '{name}' on '{self._node}'",
+                "trilun volume list shows what there is",
+            )
+        return found
+
+    # ------------------------------------------------------------ start and stop
+
+    async def open_all(self) -> None:
+        """Open what the catalogue lists; views of the last run are dropped."""
+        for view in self._catalogue.contents.views:
+            self._disk.remove(_view_file(view.id))
+        self._catalogue.contents.views = []
+        for record in self._catalogue.contents.volumes:
+            try:
+                await self._open(record)
+            except StoreError as error:
+                log.error("volume %s can't be opened: %s", record.name, error)  # noqa: TRY400
+                raise
+
+    async def _open(self, record: VolumeRecord) -> None:
+        store = self._disk.open(_data_file(record.id), record.size_bytes, create=False)
+        intent_store = self._meta_disk.open(
+            _intent_file(record.id), INTENT_LAYOUT.ring_bytes, create=False
+        )
+        ring = SlotRing(intent_store, INTENT_LAYOUT)
+        hot: IntentRecord | None = None
+        try:
+            raw = await ring.load()
+            hot = IntentRecord.decode(raw) if raw is not None else None
+        except CorruptError as error:
+            log.warning("volume %s: %s; everything is taken as dirty", record.name, error)
+        self._shelve(record, store, intent_store, ring, hot)
+
+    def _shelve(
+        self,
+        record: VolumeRecord,
+        store: BlockStore,
+        intent_store: BlockStore | None,
+        ring: SlotRing | None,
+        hot: IntentRecord | None,
+        view_of: str | None = None,
+    ) -> Shelved:
+        volume = Volume(
+            record,
+            identity_of(record.id),
+            store,
+            self._services,
+            intent_ring=ring,
+            extent_bytes=self._settings.extent_bytes,
+            hot_extents=self._settings.hot_extents,
+        )
+        iqn = target_name(self._node, record.name, record.id)
+        shelved = Shelved(record, volume, iqn, intent_store, ring, hot, view_of)
+        volume.sessions = lambda: len(self._exporter.sessions(iqn))
+        self._shelf[record.name] = shelved
+        return shelved
+
+    def offer_all(self) -> None:
+        """Export every volume; called when every pair is known, so that access is right."""
+        for shelved in self._shelf.values():
+            self._exporter.offer(shelved.iqn, shelved.volume)
+
+    async def close_all(self) -> None:
+        """A clean stop: hosts are gone, everything is flushed, nothing is hot."""
+        for shelved in self._shelf.values():
+            await self._exporter.withdraw(shelved.iqn, force=True)
+        for shelved in self._shelf.values():
+            await self._close(shelved)
+
+    async def _close(self, shelved: Shelved) -> None:
+        volume = shelved.volume
+        intent = volume.intent
+        if intent is not None and not intent.busy and shelved.record.healthy:
+            try:
+                await finished(volume.settle)
+                await finished(intent.commit_clean)
+            except StoreError as error:
+                log.warning("volume %s is not closed cleanly: %s", volume.name, error)
+        if shelved.intent_store is not None:
+            shelved.intent_store.close()
+        volume.store.close()
+
+    # ------------------------------------------------------------ commands
+
+    async def create(self, asked: m.VolumeCreate) -> tuple[Shelved, bool]:
+        """Make a volume; the flag is False when it is there already, with the same size."""
+        existing = self._shelf.get(asked.name)
+        if existing is not None:
+            if existing.view_of is None and existing.record.size_bytes == asked.size_bytes:
+                return existing, False
+            raise RejectedError(
+                Code.EXISTS,
+                f"'{asked.name}' exists on '{self._node}' with {existing.record.size_bytes} bytes",
+                "choose another name, or delete it first",
+            )
+        if not self._catalogue.has_room():
+            raise RejectedError(Code.NO_SPACE, "the catalogue is full", "delete volumes or pairs")
+        record = VolumeRecord(
+            name=asked.name,
+            id=self._new_id(),
+            size_bytes=asked.size_bytes,
+            generation=self._new_id(),
+        )
+        try:
+            store = self._disk.open(_data_file(record.id), asked.size_bytes, create=True)
+            intent_store = self._meta_disk.open(
+                _intent_file(record.id), INTENT_LAYOUT.ring_bytes, create=True, reserve=True
+            )
+            ring = SlotRing(intent_store, INTENT_LAYOUT)
+            hot = IntentRecord(self._settings.extent_bytes, clean=True, extents=())
+            await finished(lambda done: ring.commit(hot.encode(), done))
+        except StoreError as error:
+            self._disk.remove(_data_file(record.id))
+            self._meta_disk.remove(_intent_file(record.id))
+            raise _refused(f"volume '{asked.name}'", error) from error
+        self._catalogue.contents.volumes.append(record)
+        await self._catalogue.commit()
+        shelved = self._shelve(record, store, intent_store, ring, hot)
+        self._exporter.offer(shelved.iqn, shelved.volume)
+        return shelved, True
+
+    async def delete(self, name: str) -> Shelved:
+        """Delete a volume and its data; refused while anything uses it."""
+        shelved = self.get(name)
+        if shelved.view_of is not None:
+            raise RejectedError(
+                Code.IN_USE, f"'{name}' is a view", "it is closed by the job that opened it"
+            )
+        self._check_unused(shelved)
+        await self._exporter.withdraw(shelved.iqn, force=False)
+        del self._shelf[name]
+        self._catalogue.contents.volumes.remove(shelved.record)
+        await self._catalogue.commit()
+        if shelved.intent_store is not None:
+            shelved.intent_store.close()
+        shelved.volume.store.close()
+        self._disk.remove(_data_file(shelved.record.id))
+        self._meta_disk.remove(_intent_file(shelved.record.id))
+        return shelved
+
+    def _check_unused(self, shelved: Shelved) -> None:
+        name = shelved.record.name
+        if shelved.volume.trackers:
+            raise RejectedError(
+                Code.IN_USE,
+                f"volume '{name}' belongs to a pair",
+                "delete the pair first: trilun pair delete",
+            )
+        if shelved.volume.views:
+            raise RejectedError(Code.IN_USE, f"a view of '{name}' is open", "close it first")
+        self.check_no_sessions(shelved)
+
+    def check_no_sessions(self, shelved: Shelved) -> None:
+        """RejectedError while an initiator is logged in."""
+        sessions = self._exporter.sessions(shelved.iqn)
+        if sessions:
+            raise RejectedError(
+                Code.IN_USE,
+                f"{sessions[0].initiator} is logged in to '{shelved.record.name}'",
+                "log it out on that host first",
+            )
+
+    # ------------------------------------------------------------ views
+
+    async def open_view(self, asked: m.ViewOpen) -> tuple[Shelved, bool]:
+        """Open a throw-away copy-on-write view of a volume (law L13)."""
+        base = self.get(asked.volume)
+        existing = self._shelf.get(asked.view)
+        if existing is not None:
+            if existing.view_of == asked.volume:
+                return existing, False
+            raise RejectedError(Code.EXISTS, f"'{asked.view}' exists", "choose another name")
+        if base.view_of is not None:
+            raise RejectedError(Code.BAD_REQUEST, f"'{asked.volume}' is a view itself")
+        if not base.record.consistent or not base.record.healthy:
+            raise RejectedError(
+                Code.NOT_CONSISTENT,
+                f"'{asked.volume}' is not one point in time",
+                "wait until its pair is in sync and split it",
+            )
+        view_id = self._new_id()
+        try:
+            delta = self._disk.open(_view_file(view_id), base.record.size_bytes, create=True)
+        except StoreError as error:
+            raise _refused(f"view '{asked.view}'", error) from error
+        self._catalogue.contents.views.append(
+            ViewRecord(name=asked.view, id=view_id, volume=asked.volume)
+        )
+        await self._catalogue.commit()
+        record = VolumeRecord(
+            name=asked.view,
+            id=view_id,
+            size_bytes=base.record.size_bytes,
+            generation=base.record.generation,
+        )
+        store = OverlayStore(base.volume.store, delta)
+        shelved = self._shelve(record, store, None, None, None, view_of=asked.volume)
+        base.volume.views += 1
+        base.volume.update_access()
+        self._exporter.offer(shelved.iqn, shelved.volume)
+        return shelved, True
+
+    async def close_view(self, name: str) -> Shelved | None:
+        """Throw a view away; None when there is none of that name (a repeated command)."""
+        shelved = self._shelf.get(name)
+        if shelved is None:
+            return None
+        if shelved.view_of is None:
+            raise RejectedError(Code.BAD_REQUEST, f"'{name}' is a volume, not a view")
+        self.check_no_sessions(shelved)
+        await self._exporter.withdraw(shelved.iqn, force=False)
+        del self._shelf[name]
+        base = self._shelf[shelved.view_of].volume
+        base.views -= 1
+        base.update_access()
+        shelved.volume.store.close()
+        self._disk.remove(_view_file(shelved.record.id))
+        contents = self._catalogue.contents
+        contents.views = [view for view in contents.views if view.name != name]
+        await self._catalogue.commit()
+        return shelved
+
+
+def _data_file(volume_id: str) -> str:
+    return f"{volume_id}.volume"
+
+
+def _intent_file(volume_id: str) -> str:
+    return f"{volume_id}.intent"
+
+
+def _view_file(view_id: str) -> str:
+    return f"{view_id}.view"
+
+
+def _refused(what: str, error: StoreError) -> RejectedError:
+    if error.fault is StoreFault.NO_SPACE:
+        return RejectedError(Code.NO_SPACE, f"no space for {what}: {error.detail}", "free some")
+    return RejectedError(Code.IO_ERROR, f"{what} can't be made: {error.detail}")

@@ -1,0 +1,208 @@
+"""Controllers for tests: real nodes with real files and TCP on loopback, without a broker.
+
+Owns starting and stopping them, and a stand-in for the front end that lets a test be the host.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from controller.api import messages as m
+from controller.api.topics import StateKind
+from controller.commands import Outcome
+from controller.link.tcp import TcpNetwork
+from controller.link.transport import Peer
+from controller.node import LoopClock, Node, NodeSettings, Surroundings
+from controller.volume.file import DirectoryDisk
+from controller.volume.offload import ThreadOffload
+from controller.volume.store import Disk
+from controller.volume.volume import Volume
+from controller.volumes import IntentSettings
+from targets.lun import LunError, UnitAttention
+
+_T = TypeVar("_T")
+
+
+@dataclass
+class StandInExporter:
+    """Offers volumes to the test instead of to initiators."""
+
+    offered: dict[str, Volume] = field(default_factory=dict)
+    logged_in: dict[str, list[m.SessionInfo]] = field(default_factory=dict)
+    attentions: list[tuple[str, UnitAttention]] = field(default_factory=list)
+
+    @property
+    def portals(self) -> list[str]:
+        return ["127.0.0.1:0"]
+
+    def offer(self, iqn: str, volume: Volume) -> None:
+        self.offered[iqn] = volume
+
+    async def withdraw(self, iqn: str, *, force: bool) -> None:
+        del force
+        self.offered.pop(iqn, None)
+
+    def sessions(self, iqn: str) -> list[m.SessionInfo]:
+        return self.logged_in.get(iqn, [])
+
+    def attention(self, iqn: str, attention: UnitAttention) -> None:
+        self.attentions.append((iqn, attention))
+
+
+class Published:
+    """Remembers the last state of everything."""
+
+    def __init__(self) -> None:
+        self.states: dict[tuple[str, str], m.VolumeInfo | m.PairInfo | None] = {}
+        self.detail = ""
+
+    def publish_state(
+        self, kind: StateKind, name: str, info: m.VolumeInfo | m.PairInfo | None
+    ) -> None:
+        self.states[kind, name] = info
+
+    def publish_status(self, peers: dict[str, bool], detail: str) -> None:
+        del peers
+        self.detail = detail
+
+
+@dataclass
+class Running:
+    """A started node and what surrounds it."""
+
+    node: Node
+    directory: Path
+    exporter: StandInExporter
+    published: Published
+    offload: ThreadOffload
+
+    async def do(self, verb: str, params: m.Params) -> Outcome:
+        return await self.node.commands.carry_out(verb, params)
+
+    def volume(self, name: str) -> Volume:
+        return self.node.volumes.get(name).volume
+
+    def image(self, name: str) -> bytes:
+        record = self.node.volumes.get(name).record
+        return (self.directory / "data" / f"{record.id}.volume").read_bytes()
+
+    def pair(self, name: str) -> m.PairInfo:
+        return self.node.pair_info(name)
+
+    async def until(self, name: str, *states: m.PairState) -> m.PairInfo:
+        return await eventually(
+            lambda: info if (info := self.pair(name)).state in states else None,
+            lambda: f"{name} on {self.node.name}: {self.pair(name)}",
+        )
+
+    async def stop(self) -> None:
+        await self.node.stop()
+        self.offload.close()
+
+
+async def eventually(
+    probe: Callable[[], _T | None], describe: Callable[[], str] = lambda: "", within_s: float = 30
+) -> _T:
+    """Wait until `probe` gives something other than None or False."""
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + within_s
+    while True:
+        found = probe()
+        if found is not None and found is not False:
+            return found
+        if loop.time() > deadline_s:
+            raise AssertionError(f"did not happen within {within_s} s: {describe()}")
+        await asyncio.sleep(0.005)
+
+
+async def start_node(
+    directory: Path,
+    name: str,
+    peers: list[Peer],
+    *,
+    port: int = 0,
+    wrap: Callable[[Disk], Disk] = lambda disk: disk,
+    intent: IntentSettings | None = None,
+) -> Running:
+    """Start a node over the files in `directory`; they may be those of an earlier run."""
+    offload = ThreadOffload(asyncio.get_running_loop(), 4)
+    exporter, published = StandInExporter(), Published()
+    world = Surroundings(
+        disk=wrap(DirectoryDisk(directory / "data", offload)),
+        meta_disk=DirectoryDisk(directory / "meta", offload),
+        network=TcpNetwork(),
+        exporter=exporter,
+        clock=LoopClock(),
+        new_id=lambda: uuid.uuid4().hex,
+    )
+    settings = NodeSettings(
+        node=name,
+        link_host="127.0.0.1",
+        link_port=port,
+        peers=peers,
+        intent=intent or IntentSettings(extent_bytes=64 << 10, hot_extents=16),
+    )
+    node = Node(settings, world, published)
+    await node.start()
+    return Running(node, directory, exporter, published, offload)
+
+
+@asynccontextmanager
+async def two_nodes(
+    directory: Path, *, wrap_b: Callable[[Disk], Disk] = lambda disk: disk
+) -> AsyncIterator[tuple[Running, Running]]:
+    """A primary 'a' and a secondary 'b', linked. 'a' dials."""
+    b = await start_node(directory / "b", "b", [Peer("a", "127.0.0.1", 1)], wrap=wrap_b)
+    a = await start_node(directory / "a", "a", [Peer("b", "127.0.0.1", b.node.link_port)])
+    try:
+        await eventually(lambda: a.node.links.connected("b") and b.node.links.connected("a"))
+        yield a, b
+    finally:
+        await a.stop()
+        await b.stop()
+
+
+async def write(volume: Volume, offset_bytes: int, data: bytes, *, fua: bool = False) -> None:
+    """Be a host: write, and wait for the answer; LunError when it is refused."""
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    volume.write(offset_bytes, memoryview(data), fua, _resolve(future))
+    await future
+
+
+async def discard(volume: Volume, offset_bytes: int, length_bytes: int) -> None:
+    """Be a host: unmap."""
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    volume.discard(offset_bytes, length_bytes, _resolve(future))
+    await future
+
+
+async def read(volume: Volume, offset_bytes: int, length_bytes: int) -> bytes:
+    """Be a host: read."""
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    into = memoryview(bytearray(length_bytes))
+    volume.read(offset_bytes, into, _resolve(future))
+    await future
+    return bytes(into)
+
+
+async def flush(volume: Volume) -> None:
+    """Be a host: SYNCHRONIZE CACHE."""
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    volume.flush(_resolve(future))
+    await future
+
+
+def _resolve(future: asyncio.Future[None]) -> Callable[[LunError | None], None]:
+    def done(error: LunError | None) -> None:
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+
+    return done
