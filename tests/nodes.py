@@ -6,6 +6,7 @@ is the real thing.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -28,6 +29,12 @@ class FakeNode:
     def __init__(self, bus: Bus, carried_out: list[tuple[str, m.Params, str]]) -> None:
         self.bus = bus
         self.carried_out = carried_out
+
+    async def flushed(self) -> None:
+        """Return once the broker has confirmed everything that was published."""
+        async with asyncio.timeout(10):
+            while self.bus._connection._outbox:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
 
 
 def controller_status(node: str = "ctl1", **more: object) -> m.NodeStatus:

@@ -105,10 +105,20 @@ async def pair_sides(client: ApiClient, ref: Ref) -> list[PairInfo]:
         raise _not_found("pair", ref)
     found.sort(key=lambda pair: (pair.role is not Role.P_VOL, pair.node))
     first = found[0]
+    if ref.node is None and first.peer is not None and len(found) == 1:
+        found += await _side_of_peer(client, ref, first.peer)
+        found.sort(key=lambda pair: (pair.role is not Role.P_VOL, pair.node))
     for other in found[1:]:
         if {first.node, first.peer} != {other.node, other.peer}:
             raise _ambiguous("pair", ref, [pair.node for pair in found])
     return found
+
+
+async def _side_of_peer(client: ApiClient, ref: Ref, peer: str) -> list[PairInfo]:
+    """The other side of a pair that has just been made, and may not be published yet."""
+    if peer not in online(await client.discover(), NodeKind.CONTROLLER):
+        return []
+    return _named(await live_pairs(client, [peer]), ref)
 
 
 async def find_job(client: ApiClient, ref: Ref) -> JobInfo:

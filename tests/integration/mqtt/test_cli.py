@@ -74,6 +74,7 @@ def controller(node: str) -> Callable[[Verb, m.Params, m.Request], Answer]:
 async def published(node: FakeNode, name: str = "ctl1") -> None:
     node.bus.publish_state("volume", "v1", volume_info("v1", name))
     node.bus.publish_state("pair", "p1", pair_info(node=name))
+    await node.flushed()
 
 
 async def test_volumes_are_listed_aligned_and_as_json(
@@ -145,6 +146,7 @@ async def test_a_remote_pair_is_asked_of_its_p_vol_while_that_is_online(
         broker.address, tmp_path, controller("ctl2"), controller_status("ctl2")
     ) as second:
         second.bus.publish_state("pair", "p1", s_side)
+        await second.flushed()
         async with fake_node(broker.address, tmp_path, controller("ctl1")) as first:
             await published(first)
             code, out, _ = await cli("pair", "split", "p1", "--label", "monday", "--json")
@@ -168,6 +170,7 @@ async def test_waiting_for_a_pair_tells_progress_and_ends(
 
     async with fake_node(broker.address, tmp_path, controller("ctl1")) as node:
         node.bus.publish_state("pair", "p1", copying(1 << 20, 3 << 20))
+        await node.flushed()
         child = await _process(
             "pair", "wait", "p1", "PAIR", TRILUN_BROKER=f"127.0.0.1:{broker.port}"
         )
@@ -353,6 +356,7 @@ async def test_completion_offers_names_and_stays_silent(broker: Mosquitto, tmp_p
 
     async with fake_node(broker.address, tmp_path, controller("ctl1")) as node:
         node.bus.publish_state("volume", "v1", volume_info())
+        await node.flushed()
         option = f"--broker 127.0.0.1:{broker.port}"
         words = await complete(f"trilun {option} volume show v", 5)
         assert words == [b"plain,v1"]

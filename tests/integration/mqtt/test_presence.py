@@ -104,6 +104,7 @@ async def test_everything_is_published_again_after_a_broker_restart(
         node.bus.publish_state("volume", "v2", volume_info("v2"))
         node.bus.publish_state("volume", "v2", None)
         node.bus.publish_state("pair", "p1", pair_info())
+        await node.flushed()
         broker.stop()
         node.bus.publish_state("volume", "v3", volume_info("v3"))
         broker.start()
