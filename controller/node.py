@@ -131,8 +131,7 @@ class Node:
         """A clean stop: no host, no peer, everything durable and marked clean."""
         if self._cancel_progress is not None:
             self._cancel_progress()
-        for shelved in self.volumes.all():
-            await self.exporter.withdraw(shelved.iqn, force=True)
+        await self.volumes.withdraw_all()
         await self.calls.close()
         await self.links.close()
         await self.pairs.close_all()

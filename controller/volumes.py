@@ -7,6 +7,7 @@ opened with everything assumed dirty, never with anything assumed clean.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -151,10 +152,13 @@ class Volumes:
         for shelved in self._shelf.values():
             self._exporter.offer(shelved.iqn, shelved.volume)
 
+    async def withdraw_all(self) -> None:
+        """Send every host away; returns when no command is under way."""
+        iqns = [shelved.iqn for shelved in self._shelf.values()]
+        await asyncio.gather(*(self._exporter.withdraw(iqn, force=True) for iqn in iqns))
+
     async def close_all(self) -> None:
-        """A clean stop: hosts are gone, everything is flushed, nothing is hot."""
-        for shelved in self._shelf.values():
-            await self._exporter.withdraw(shelved.iqn, force=True)
+        """A clean stop, with hosts and peers gone: everything is flushed, nothing is hot."""
         for shelved in self._shelf.values():
             await self._close(shelved)
 

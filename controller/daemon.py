@@ -1,0 +1,205 @@
+"""`trilund`: one controller as a process.
+
+Owns start-up, the signals, and the order in which everything stops. Must not decide anything a
+node decides. Exits with 2 and one line an error when the configuration is wrong, with 1 and one
+line when the world is (an address in use, a damaged catalogue).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import secrets
+import signal
+import sys
+import time
+from pathlib import Path
+
+import structlog
+
+from controller import __version__
+from controller.api import messages as m
+from controller.api.topics import StateKind
+from controller.api.verbs import Verb
+from controller.embedded import EmbeddedExporter
+from controller.link.tcp import TcpNetwork
+from controller.link.transport import Peer
+from controller.node import LoopClock, Node, NodeSettings, Surroundings
+from controller.service.bus import Answer, Bus
+from controller.service.config import (
+    ChapConfig,
+    ConfigError,
+    ControllerConfig,
+    load_toml,
+    read_secret,
+)
+from controller.service.logs import set_up_logging
+from controller.service.mqtt import Broker
+from controller.service.notify import Notifier
+from controller.service.requests import JournalError, RequestJournal
+from controller.volume.file import DirectoryDisk
+from controller.volume.offload import ThreadOffload
+from controller.volume.slots import CorruptError
+from controller.volume.store import StoreError
+from controller.volumes import IntentSettings
+from targets.iscsi.chap import ChapCredentials
+from targets.iscsi.server import IscsiServer
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+DEFAULT_CONFIG = Path("/etc/trilun/controller.toml")
+
+
+class BusPublisher:
+    """Publishes through the bus, and the status only when it has changed."""
+
+    def __init__(self, node: str) -> None:
+        self.bus: Bus
+        self._status = m.NodeStatus(
+            node=node,
+            kind=m.NodeKind.CONTROLLER,
+            online=True,
+            version=__version__,
+            started_at=time.time(),
+        )
+
+    @property
+    def status(self) -> m.NodeStatus:
+        """The status as it was published last."""
+        return self._status
+
+    def publish_state(
+        self, kind: StateKind, name: str, info: m.VolumeInfo | m.PairInfo | None
+    ) -> None:
+        """Set or clear one object's retained state."""
+        self.bus.publish_state(kind, name, info)
+
+    def publish_status(self, peers: dict[str, bool], detail: str) -> None:
+        """Set the node's retained status."""
+        status = self._status.model_copy(update={"peers": peers, "detail": detail})
+        if status != self._status:
+            self._status = status
+            self.bus.publish_status(status)
+
+
+def chap_credentials(config: ChapConfig | None) -> ChapCredentials | None:
+    """Read the secrets a configuration names; ConfigError when a file can't be used."""
+    if config is None:
+        return None
+    mutual_secret = None
+    if config.mutual_secret_file is not None:
+        mutual_secret = read_secret(config.mutual_secret_file).get_secret_value()
+    try:
+        return ChapCredentials(
+            user=config.user,
+            secret=read_secret(config.secret_file).get_secret_value(),
+            mutual_user=config.mutual_user,
+            mutual_secret=mutual_secret,
+        )
+    except ValueError as error:
+        raise ConfigError([f"target.chap: {error}"]) from error
+
+
+async def run(config: ControllerConfig) -> None:
+    """Run a controller until SIGTERM or SIGINT."""
+    loop = asyncio.get_running_loop()
+    notifier = Notifier.from_environment(os.environ)
+    offload = ThreadOffload(loop)
+    server = IscsiServer(clock=time.monotonic, random_bytes=secrets.token_bytes)
+    exporter = EmbeddedExporter(server, chap_credentials(config.target.chap))
+    for portal in config.target.listen:
+        await exporter.listen(portal.host, portal.port)
+    publisher = BusPublisher(config.node)
+    clock = LoopClock()
+    world = Surroundings(
+        disk=DirectoryDisk(config.volume_dir, offload),
+        meta_disk=DirectoryDisk(config.state_dir, offload),
+        network=TcpNetwork(),
+        exporter=exporter,
+        clock=clock,
+        new_id=lambda: secrets.token_hex(16),
+    )
+    node = Node(_settings(config), world, publisher)
+
+    async def handle(verb: Verb, params: m.Params, _request: m.Request) -> Answer:
+        outcome = await node.commands.carry_out(verb.name, params)
+        return Answer(verdict=outcome.verdict, message=outcome.message, result=outcome.result)
+
+    journal = await RequestJournal.open(config.state_dir / "requests.jsonl")
+    password = config.broker.password()
+    publisher.bus = Bus(
+        Broker(config.broker.host, config.broker.port, config.broker.username, password),
+        status=publisher.status,
+        handler=handle,
+        journal=journal,
+    )
+    stopping = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stopping.set)
+    await node.start()
+    publisher.bus.start()
+    _feed_watchdog(notifier, clock)
+    notifier.ready(f"{len(node.volumes.all())} volumes, {len(node.pairs.owners())} sides of pairs")
+    log.info("controller is up", node=config.node, portals=exporter.portals)
+    await stopping.wait()
+    log.info("controller stops", node=config.node)
+    notifier.stopping()
+    await publisher.bus.stop()
+    await node.stop()
+    await exporter.close()
+    await journal.close()
+    offload.close()
+
+
+def _settings(config: ControllerConfig) -> NodeSettings:
+    return NodeSettings(
+        node=config.node,
+        link_host=config.link.listen.host,
+        link_port=config.link.listen.port,
+        peers=[Peer(name, at.host, at.port) for name, at in config.peers.items()],
+        intent=IntentSettings(config.intent.extent_bytes, config.intent.hot_extents),
+        rate_limit_bytes_per_s=config.resync.rate_limit_bytes_per_s,
+    )
+
+
+def _feed_watchdog(notifier: Notifier, clock: LoopClock) -> None:
+    """Feed from the loop that serves hosts: when that stands still, so does the feeding."""
+    interval_s = notifier.watchdog_interval_s
+    if interval_s is None:
+        return
+
+    def feed() -> None:
+        notifier.watchdog()
+        clock.later(interval_s, feed)
+
+    feed()
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(prog="trilund", description="A trilun storage controller.")
+    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE")
+    parser.add_argument("--check-config", action="store_true", help="check the file and exit")
+    parser.add_argument("--version", action="version", version=f"trilund {__version__}")
+    arguments = parser.parse_args()
+    try:
+        config = load_toml(arguments.config, ControllerConfig)
+        chap_credentials(config.target.chap)
+        config.broker.password()
+    except ConfigError as error:
+        sys.stderr.write("\n".join(error.lines) + "\n")
+        sys.exit(2)
+    if arguments.check_config:
+        sys.stdout.write(f"{arguments.config}: ok\n")
+        return
+    set_up_logging(config.log.level, config.log.format)
+    try:
+        asyncio.run(run(config))
+    except (OSError, StoreError, CorruptError, JournalError, ConfigError) as error:
+        log.error("controller can't run", reason=str(error))  # noqa: TRY400
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
