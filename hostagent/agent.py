@@ -1,0 +1,124 @@
+"""The agent's commands: from a verb and its parameters to an answer.
+
+Owns the table of verbs an agent answers. Must not touch the host itself: that is done by the
+parts it is given. Fails by raising RejectedError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from controller.api import messages as m
+from controller.api.codes import Code, Verdict
+from controller.api.errors import RejectedError
+from controller.api.messages import Params, Request
+from controller.api.verbs import Verb
+from controller.service.bus import Answer
+from hostagent.config import AgentConfig, DataSetConfig
+from hostagent.first_volumes import FirstVolumeKeeper
+from hostagent.jobs.engine import JobEngine
+
+
+class Agent:
+    """Answers commands; `handle` is a bus `Handler`."""
+
+    def __init__(self, config: AgentConfig, first: FirstVolumeKeeper, jobs: JobEngine) -> None:
+        self._config = config
+        self._first = first
+        self._jobs = jobs
+        self._verbs: dict[str, Callable[[Any, Request], Awaitable[Answer]]] = {
+            "fs.show": self._fs_show,
+            "fs.freeze": self._fs_freeze,
+            "fs.thaw": self._fs_thaw,
+            "fs.release": self._fs_release,
+            "fs.reclaim": self._fs_reclaim,
+            "job.backup": self._job_backup,
+            "job.restore": self._job_restore,
+            "job.list": self._job_list,
+            "job.show": self._job_show,
+            "job.cancel": self._job_cancel,
+        }
+
+    @property
+    def verbs(self) -> frozenset[str]:
+        """The verbs this agent answers."""
+        return frozenset(self._verbs)
+
+    async def handle(self, verb: Verb, params: Params, request: Request) -> Answer:
+        """Carry one request out; raises RejectedError to refuse."""
+        return await self._verbs[verb.name](params, request)
+
+    async def _fs_show(self, params: m.DataSetNamed, _request: Request) -> Answer:
+        return Answer(result=await self._first.show(params.data_set))
+
+    async def _fs_freeze(self, params: m.FsFreeze, _request: Request) -> Answer:
+        already = await self._first.still_frozen(params.data_set)
+        await self._first.freeze(params.data_set, params.ttl_s)
+        info = await self._first.show(params.data_set)
+        return _answer(
+            info, not already, f"frozen for at most {params.ttl_s:g} s", "frozen already"
+        )
+
+    async def _fs_thaw(self, params: m.DataSetNamed, _request: Request) -> Answer:
+        elapsed_s = await self._first.thaw(params.data_set)
+        info = await self._first.show(params.data_set)
+        info = info.model_copy(update={"elapsed_s": elapsed_s})
+        return _answer(info, elapsed_s > 0, f"thawed after {elapsed_s:.3f} s", "it is not frozen")
+
+    async def _fs_release(self, params: m.FsRelease, _request: Request) -> Answer:
+        info, changed = await self._first.release(params.data_set, params.job, force=params.force)
+        return _answer(info, changed, f"released for {params.job}", "released already")
+
+    async def _fs_reclaim(self, params: m.FsReclaim, _request: Request) -> Answer:
+        info, changed = await self._first.reclaim(params.data_set, params.job)
+        return _answer(info, changed, "attached again", "it was not released")
+
+    async def _job_backup(self, params: m.BackupStart, request: Request) -> Answer:
+        data_set = self._data_set(params.data_set, "host1")
+        job_params = {"label": params.label, "quiesce": params.quiesce}
+        info, new = await self._jobs.begin(m.JobKind.BACKUP, data_set, request.id, job_params)
+        return _answer(info, new, f"job {info.id} has begun", f"job {info.id} is that request's")
+
+    async def _job_restore(self, params: m.RestoreStart, request: Request) -> Answer:
+        data_set = self._data_set(params.data_set, "host2")
+        job_params = {
+            "paths": params.paths,
+            "dry_run": params.dry_run,
+            "force": params.force,
+        }
+        info, new = await self._jobs.begin(m.JobKind.RESTORE, data_set, request.id, job_params)
+        return _answer(info, new, f"job {info.id} has begun", f"job {info.id} is that request's")
+
+    async def _job_list(self, _params: m.Empty, _request: Request) -> Answer:
+        return Answer(result=m.JobList(jobs=self._jobs.list_jobs()))
+
+    async def _job_show(self, params: m.Named, _request: Request) -> Answer:
+        return Answer(result=self._jobs.show(params.name))
+
+    async def _job_cancel(self, params: m.Named, _request: Request) -> Answer:
+        info, changed = await self._jobs.cancel(params.name)
+        return _answer(info, changed, "the job is being undone", f"the job is {info.state.value}")
+
+    def _data_set(self, name: str, part: str) -> DataSetConfig:
+        data_set = self._config.find(name)
+        if data_set is None:
+            raise RejectedError(
+                Code.NOT_FOUND,
+                f"{self._config.node} has no data set '{name}'",
+                "see `trilun status` for the agents and their data sets",
+            )
+        if data_set.part != part:
+            other = data_set.host1 if part == "host1" else data_set.host2
+            raise RejectedError(
+                Code.WRONG_STATE,
+                f"{self._config.node} is {data_set.part} of '{name}', this is done by {part}",
+                f"ask {other}",
+            )
+        return data_set
+
+
+def _answer(info: m.Info, changed: bool, done: str, same: str) -> Answer:
+    if changed:
+        return Answer(Verdict.ACCEPTED, done, result=info)
+    return Answer(Verdict.NO_OP, same, result=info)

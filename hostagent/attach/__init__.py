@@ -1,0 +1,1 @@
+"""Turning a LUN into a block device, or a file, on this host."""

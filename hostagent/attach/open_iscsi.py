@@ -1,0 +1,158 @@
+"""Attaching with the kernel's initiator, by iscsiadm.
+
+Owns the node records of its own targets and nobody else's: every call names target, portal and
+interface. The device is found below the session's own folder in /sys, never by a uuid or a name
+another volume could share. Must not scan, discover or log out anything else. Fails with
+HostError that quotes iscsiadm.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from controller.service.config import ChapConfig, read_secret
+from hostagent.attach.attacher import Device, LunAddress
+from hostagent.errors import HostError
+from hostagent.programs import need_program, run_program
+from hostagent.records import RecordStore
+
+INTERFACE = "trilun"
+POLL_S = 0.05
+_EXISTS = 15
+_NOT_FOUND = 21
+_SYS = Path("/sys")
+
+
+class OpenIscsiAttacher:
+    """LUNs as the kernel's SCSI disks."""
+
+    def __init__(
+        self,
+        state: Path,
+        initiator_name: str,
+        chap: ChapConfig | None = None,
+        timeout_s: float = 30.0,
+        sys: Path = _SYS,
+    ) -> None:
+        self._initiator_name = initiator_name
+        self._chap = chap
+        self._timeout_s = timeout_s
+        self._sys = sys
+        self._records = RecordStore(state / "open-iscsi")
+
+    def attach(self, key: str, address: LunAddress, *, writable: bool) -> Device:  # noqa: ARG002
+        """Log in and wait for the disk. The target says itself whether it may be written."""
+        there = self.attached(key, address)
+        if there is not None:
+            return there
+        self.detach(key)
+        self._records.save(key, {"portal": address.portal, "iqn": address.iqn, "lun": address.lun})
+        self._make_interface()
+        self._node(address, "-o", "new")
+        for name, value in self._settings().items():
+            self._node(address, "-o", "update", "-n", name, "-v", value)
+        self._node(address, "--login", ok=frozenset({0, _EXISTS}))
+        deadline = time.monotonic() + self._timeout_s
+        while (device := self.attached(key, address)) is None:
+            if time.monotonic() > deadline:
+                self.detach(key)
+                raise HostError(
+                    f"no disk appeared for {address.iqn} within {self._timeout_s:.0f} s",
+                    "load the kernel module sd_mod, and look at dmesg",
+                )
+            time.sleep(POLL_S)
+        return device
+
+    def attached(self, key: str, address: LunAddress) -> Device | None:
+        """The disk of the session with that target, once its node in /dev is there."""
+        record = self._records.load(key)
+        if record != {"portal": address.portal, "iqn": address.iqn, "lun": address.lun}:
+            return None
+        name = find_disk(self._sys, address)
+        path = Path("/dev") / name if name else None
+        return Device(path, is_block=True) if path is not None and path.exists() else None
+
+    def detach(self, key: str) -> None:
+        """Flush the disk, log out and delete the node record."""
+        record = self._records.load(key)
+        if record is None:
+            return
+        address = LunAddress(record["portal"], record["iqn"], record["lun"])
+        name = find_disk(self._sys, address)
+        if name is not None:
+            self._flush(Path("/dev") / name)
+        gone = frozenset({0, _NOT_FOUND})
+        self._node(address, "--logout", ok=gone)
+        self._node(address, "-o", "delete", ok=gone)
+        self._records.delete(key)
+
+    def drop_caches(self, key: str) -> None:
+        """Drop the disk's cached blocks."""
+        record = self._records.load(key)
+        if record is not None:
+            address = LunAddress(record["portal"], record["iqn"], record["lun"])
+            name = find_disk(self._sys, address)
+            if name is not None:
+                run_program(
+                    [need_program("blockdev", "util-linux"), "--flushbufs", f"/dev/{name}"],
+                    timeout_s=self._timeout_s,
+                )
+
+    def _flush(self, device: Path) -> None:
+        fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        except OSError as exc:
+            raise HostError(f"flushing {device} failed: {exc.strerror}") from exc
+        finally:
+            os.close(fd)
+
+    def _make_interface(self) -> None:
+        ok = frozenset({0, _EXISTS})
+        base = [_iscsiadm(), "-m", "iface", "-I", INTERFACE]
+        run_program([*base, "-o", "new"], timeout_s=self._timeout_s, ok=ok)
+        for name, value in (
+            ("iface.transport_name", "tcp"),
+            ("iface.initiatorname", self._initiator_name),
+        ):
+            run_program([*base, "-o", "update", "-n", name, "-v", value], timeout_s=self._timeout_s)
+
+    def _node(self, address: LunAddress, *action: str, ok: frozenset[int] = frozenset({0})) -> str:
+        where = ["-T", address.iqn, "-p", address.portal, "-I", INTERFACE]
+        return run_program(
+            [_iscsiadm(), "-m", "node", *where, *action], timeout_s=self._timeout_s, ok=ok
+        )
+
+    def _settings(self) -> dict[str, str]:
+        settings = {"node.startup": "manual", "node.session.scan": "auto"}
+        if self._chap is None:
+            return settings
+        settings["node.session.auth.authmethod"] = "CHAP"
+        settings["node.session.auth.username"] = self._chap.user
+        secret = read_secret(self._chap.secret_file)
+        settings["node.session.auth.password"] = secret.get_secret_value()
+        if self._chap.mutual_user is not None and self._chap.mutual_secret_file is not None:
+            settings["node.session.auth.username_in"] = self._chap.mutual_user
+            secret = read_secret(self._chap.mutual_secret_file)
+            settings["node.session.auth.password_in"] = secret.get_secret_value()
+        return settings
+
+
+def _iscsiadm() -> str:
+    return need_program("iscsiadm", "open-iscsi")
+
+
+def find_disk(sys: Path, address: LunAddress) -> str | None:
+    """The kernel's name (`sdb`) of the disk that a session with the target has for the LUN."""
+    for session in sorted((sys / "class/iscsi_session").glob("session*")):
+        try:
+            if (session / "targetname").read_text(encoding="utf-8").strip() != address.iqn:
+                continue
+        except OSError:
+            continue  # it ended while we looked
+        pattern = f"target*/*:*:*:{address.lun}/block/*"
+        for disk in sorted((session / "device").glob(pattern)):
+            return disk.name
+    return None

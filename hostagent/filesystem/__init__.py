@@ -1,0 +1,1 @@
+"""Mounting, unmounting and freezing file systems on attached LUNs."""

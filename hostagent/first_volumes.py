@@ -1,0 +1,283 @@
+"""The first volumes on host 1: mounted, frozen for a moment, or released for a restore.
+
+Owns, durably, for which job a data set's volume is released and whether it is frozen. One
+operation a data set at a time. Must not mount what is released, and never makes a file system.
+A volume whose controller is away is tried again in the background; `detail` says why it isn't
+there. Fails with RejectedError or HostError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import structlog
+
+from controller.api import messages as m
+from controller.api.codes import Code
+from controller.api.errors import RejectedError
+from hostagent.attach.attacher import address_of
+from hostagent.config import DataSetConfig
+from hostagent.errors import FsBusyError, HostError
+from hostagent.filesystem.freezing import Freeze, thaw
+from hostagent.filesystem.mounts import find_mount
+from hostagent.filesystem.volumes import HostVolumes, MountPlan
+from hostagent.jobs.ports import Nodes
+from hostagent.jobs.retry import wait_s
+from hostagent.programs import Blocking
+from hostagent.records import RecordError, RecordStore
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _First:
+    """One data set's volume on this host."""
+
+    config: DataSetConfig
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    released_for: str = ""
+    remount: bool = True
+    """Whether it was mounted when it was released."""
+    frozen: bool = False
+    freeze: Freeze | None = None
+    detail: str = ""
+    task: asyncio.Task[None] | None = None
+
+    @property
+    def key(self) -> str:
+        return f"first-{self.config.name}"
+
+
+class FirstVolumeKeeper:
+    """All data sets of which this node is host 1; implements `jobs.ports.FirstVolumes`."""
+
+    def __init__(
+        self,
+        data_sets: list[DataSetConfig],
+        volumes: HostVolumes,
+        store: RecordStore,
+        blocking: Blocking,
+        nodes: Nodes,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._volumes = volumes
+        self._store = store
+        self._blocking = blocking
+        self._nodes = nodes
+        self._pause = pause
+        self._firsts = {entry.name: _First(entry) for entry in data_sets if entry.part == "host1"}
+
+    @property
+    def keys(self) -> set[str]:
+        """Under which names the volumes are mounted."""
+        return {first.key for first in self._firsts.values()}
+
+    async def start(self) -> None:
+        """Thaw what a dead agent left frozen, then mount in the background what belongs here."""
+        for first in self._firsts.values():
+            record = await self._blocking.run(self._store.load, first.config.name)
+            if record is not None:
+                if not isinstance(record.get("released_for"), str):
+                    raise RecordError(f"the record of data set {first.config.name} is odd")
+                first.released_for = record["released_for"]
+                first.remount = bool(record.get("remount", True))
+                first.frozen = bool(record.get("frozen", False))
+            if first.frozen:
+                await self._thaw_left_over(first)
+            if first.config.mount_at_start and not first.released_for:
+                name = f"mount {first.config.name}"
+                first.task = asyncio.create_task(self._mount_at_start(first), name=name)
+
+    async def stop(self) -> None:
+        """Thaw, then unmount and detach whatever isn't busy; busy file systems stay mounted."""
+        for first in self._firsts.values():
+            if first.task is not None:
+                first.task.cancel()
+                await asyncio.gather(first.task, return_exceptions=True)
+            async with first.lock:
+                await self._thaw(first)
+                try:
+                    await self._blocking.run(self._volumes.unmount, first.key)
+                except (FsBusyError, HostError) as exc:
+                    _log.warning("left mounted", data_set=first.config.name, why=exc.message)
+
+    async def show(self, data_set: str) -> m.HostFs:
+        """What this host has of a data set."""
+        return await self._show(self._find(data_set))
+
+    async def release(self, data_set: str, job: str, *, force: bool) -> tuple[m.HostFs, bool]:
+        """Unmount and detach for a job; False when it was released for it already.
+
+        Raises FsBusyError naming the holders, RejectedError when another job has it.
+        """
+        first = self._find(data_set)
+        async with first.lock:
+            again = first.released_for == job
+            if first.released_for and not again:
+                raise _released_for_another(first)
+            if first.freeze is not None and first.freeze.holds:
+                raise RejectedError(
+                    Code.IN_USE, f"'{data_set}' is frozen", "wait until the backup has thawed it"
+                )
+            if not again:
+                # Said before it is done: an agent that dies in between must not mount it again.
+                first.remount = await self._mounted(first) or first.config.mount_at_start
+                first.released_for = job
+                await self._save(first)
+            try:
+                await self._blocking.run(self._volumes.unmount, first.key, force=force)
+            except HostError:
+                if not again:
+                    first.released_for = ""
+                    await self._save(first)
+                raise
+            return await self._show(first), not again
+
+    async def reclaim(self, data_set: str, job: str) -> tuple[m.HostFs, bool]:
+        """Attach and mount again after a job; False when it wasn't released."""
+        first = self._find(data_set)
+        async with first.lock:
+            if not first.released_for:
+                return await self._show(first), False
+            if first.released_for != job:
+                raise _released_for_another(first)
+            if first.remount:
+                await self._mount(first)
+            first.released_for = ""
+            await self._save(first)
+            return await self._show(first), True
+
+    async def freeze(self, data_set: str, ttl_s: float) -> None:
+        """Freeze; does nothing while an earlier freeze still holds."""
+        first = self._find(data_set)
+        async with first.lock:
+            if first.freeze is not None:
+                if first.freeze.holds:
+                    return
+                await self._thaw(first)
+            if not await self._mounted(first):
+                raise HostError(
+                    f"'{data_set}' is not mounted at {first.config.mountpoint}"
+                    + (f": {first.detail}" if first.detail else ""),
+                    "mount it, or take the backup without quiescing",
+                    Code.WRONG_STATE,
+                )
+            first.frozen = True
+            await self._save(first)
+            try:
+                first.freeze = await self._blocking.run(
+                    Freeze.begin, first.config.mountpoint, ttl_s
+                )
+            except HostError:
+                first.frozen = False
+                await self._save(first)
+                raise
+
+    async def still_frozen(self, data_set: str) -> bool:
+        """Whether the freeze has held until now."""
+        freeze = self._find(data_set).freeze
+        return freeze is not None and freeze.holds
+
+    async def thaw(self, data_set: str) -> float:
+        """Thaw; how long it was frozen, in seconds, 0 when it wasn't."""
+        first = self._find(data_set)
+        async with first.lock:
+            return await self._thaw(first)
+
+    # -- with the lock held
+
+    async def _thaw(self, first: _First) -> float:
+        if first.freeze is None:
+            return 0.0
+        elapsed_s = await self._blocking.run(first.freeze.end)
+        first.freeze, first.frozen = None, False
+        await self._save(first)
+        return elapsed_s
+
+    async def _thaw_left_over(self, first: _First) -> None:
+        mountpoint = first.config.mountpoint
+        if find_mount(mountpoint) is not None and await self._blocking.run(thaw, mountpoint):
+            _log.warning("thawed what an earlier agent left frozen", data_set=first.config.name)
+        first.frozen = False
+        await self._save(first)
+
+    async def _mount(self, first: _First) -> None:
+        config = first.config
+        volume = await self._nodes.call(
+            config.primary, "volume.show", m.Named(name=config.first), None
+        )
+        assert isinstance(volume, m.VolumeInfo)
+        if volume.access is not m.AccessInfo.READ_WRITE:
+            raise HostError(
+                f"volume '{volume.name}' on {volume.node} is {volume.access.value}",
+                f"look at `trilun volume show {volume.name}`",
+                Code.WRONG_STATE,
+            )
+        plan = MountPlan(
+            address_of(volume), config.filesystem, config.mountpoint, config.mount_with
+        )
+        await self._blocking.run(self._volumes.mount, first.key, plan)
+        first.detail = ""
+
+    async def _mount_at_start(self, first: _First) -> None:
+        attempts = 0
+        while True:
+            async with first.lock:
+                if first.released_for:
+                    return
+                try:
+                    await self._mount(first)
+                except (RejectedError, OSError) as exc:
+                    first.detail = str(exc)
+                else:
+                    _log.info("mounted", data_set=first.config.name)
+                    return
+            attempts += 1
+            _log.warning("not mounted yet", data_set=first.config.name, why=first.detail)
+            await self._pause(wait_s(attempts))
+
+    async def _mounted(self, first: _First) -> bool:
+        return (
+            first.key in await self._blocking.run(self._volumes.keys)
+            and find_mount(first.config.mountpoint) is not None
+        )
+
+    async def _show(self, first: _First) -> m.HostFs:
+        freeze = first.freeze
+        frozen = freeze is not None and freeze.holds
+        return m.HostFs(
+            data_set=first.config.name,
+            mounted=await self._mounted(first),
+            frozen=frozen,
+            released_for=first.released_for,
+            mountpoint=str(first.config.mountpoint),
+            elapsed_s=freeze.elapsed_s if freeze is not None and frozen else 0.0,
+        )
+
+    async def _save(self, first: _First) -> None:
+        body = {
+            "released_for": first.released_for,
+            "remount": first.remount,
+            "frozen": first.frozen,
+        }
+        await self._blocking.run(self._store.save, first.config.name, body)
+
+    def _find(self, data_set: str) -> _First:
+        first = self._firsts.get(data_set)
+        if first is None:
+            raise RejectedError(
+                Code.NOT_FOUND,
+                f"this node is not host 1 of a data set '{data_set}'",
+                "ask the data set's host 1",
+            )
+        return first
+
+
+def _released_for_another(first: _First) -> RejectedError:
+    return RejectedError(
+        Code.IN_USE,
+        f"'{first.config.name}' is released for job {first.released_for}",
+        f"wait for it with `trilun job show {first.released_for}`",
+    )

@@ -1,0 +1,148 @@
+"""What a step has in its hands: the job's record, its data set, and the way to other nodes.
+
+Owns request ids (the same step asks with the same id, so that a command asked again is carried
+out once), saving, and telling progress. Must not decide the order of steps. Fails with whatever
+the other node, or this disk, answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TypeVar
+
+from controller.api import messages as m
+from controller.api.codes import Code
+from controller.api.errors import RejectedError
+from hostagent.config import DataSetConfig
+from hostagent.copying.content import Work
+from hostagent.jobs.meter import Meter
+from hostagent.jobs.ports import Ports
+from hostagent.jobs.record import JobRecord
+from hostagent.jobs.retry import UNANSWERED
+from hostagent.programs import Blocking
+from hostagent.records import RecordStore
+
+InfoT = TypeVar("InfoT", bound=m.Info)
+_COMMITTED = "committed"
+
+
+class JobContext:
+    """One job's surroundings."""
+
+    def __init__(
+        self,
+        node: str,
+        record: JobRecord,
+        data_set: DataSetConfig,
+        steps: list[str],
+        ports: Ports,
+        store: RecordStore,
+        blocking: Blocking,
+    ) -> None:
+        self.record = record
+        self.data_set = data_set
+        self.ports = ports
+        self.interrupted = threading.Event()
+        """Tells work in threads to end."""
+        self.stopping = False
+        """Set when the agent stops: nothing is waited for then."""
+        self._node = node
+        self._steps = steps
+        self._store = store
+        self._blocking = blocking
+        self._saving = asyncio.Lock()
+        self._progress: m.Progress | None = None
+
+    @property
+    def step_name(self) -> str:
+        """The step under way."""
+        return self._steps[self.record.step]
+
+    @property
+    def committed(self) -> bool:
+        """Whether only forward is possible."""
+        return bool(self.record.facts.get(_COMMITTED, False))
+
+    async def commit(self, committed: bool) -> None:
+        """Say, durably, that from here on only forward is possible (or that it still isn't)."""
+        self.record.facts[_COMMITTED] = committed
+        await self.save()
+
+    async def save(self) -> None:
+        """Make the record durable and tell operators."""
+        async with self._saving:
+            body = self.record.model_dump(mode="json")
+            await self._blocking.run(self._store.save, self.record.id, body)
+        self._progress = None
+        self.publish()
+
+    def info(self) -> m.JobInfo:
+        """The job as operators see it now."""
+        return self.record.info(self._node, self._steps, self._progress)
+
+    def publish(self) -> None:
+        """Tell operators how the job is."""
+        self.ports.publish(self.info())
+
+    async def ask(
+        self, node: str, verb: str, params: m.Params, answer: type[InfoT], key: str
+    ) -> InfoT:
+        """A command that changes something. `key` names it within the job.
+
+        The request's id stays the same until it is definitely rejected: a new attempt then is
+        a new request.
+        """
+        attempt = self.record.attempts.setdefault(key, 0)
+        request_id = f"{self.record.id}.{key}.{attempt}"
+        call = asyncio.ensure_future(self.ports.nodes.call(node, verb, params, request_id))
+        try:
+            info = await asyncio.shield(call)
+        except asyncio.CancelledError:
+            # A cancelled job is undone, and an undo must not overtake the command it undoes.
+            if self.stopping:
+                call.cancel()
+            await asyncio.wait({call})
+            raise
+        except RejectedError as exc:
+            if exc.code not in UNANSWERED:
+                self.renew(key)
+                await self.save()
+            raise
+        return _expect(info, answer, node)
+
+    def renew(self, key: str) -> None:
+        """Make the next `ask` with that key a new request."""
+        self.record.attempts[key] = self.record.attempts.get(key, 0) + 1
+
+    async def look(self, node: str, verb: str, params: m.Params, answer: type[InfoT]) -> InfoT:
+        """A question that changes nothing."""
+        return _expect(await self.ports.nodes.call(node, verb, params, None), answer, node)
+
+    def work(self, total_bytes: int) -> Work:
+        """Progress and interruption for work in a thread."""
+        meter = Meter(total_bytes, self.ports.clock.monotonic())
+        loop = asyncio.get_running_loop()
+
+        def did(length_bytes: int) -> None:
+            now_s = self.ports.clock.monotonic()
+            meter.add(length_bytes, now_s)
+            if meter.due(now_s):
+                loop.call_soon_threadsafe(self.tell, meter.progress(now_s))
+
+        return Work(did, self.interrupted.is_set)
+
+    def tell(self, progress: m.Progress) -> None:
+        """Publish how far the step is; the caller sees to it that this isn't too often."""
+        self._progress = progress
+        self.publish()
+
+
+def _expect(info: m.Info, answer: type[InfoT], node: str) -> InfoT:
+    if not isinstance(info, answer):
+        raise RejectedError(
+            Code.INTERNAL,
+            f"{node} answered {type(info).__name__}",
+            "run the same version everywhere",
+        )
+    return info

@@ -1,0 +1,85 @@
+"""What jobs need from outside: controllers, agents, time. Protocols only.
+
+Owns the words between the jobs and the daemon that wires them. Must not do anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from controller.api.messages import Info, JobInfo, Params
+from hostagent.attach.attacher import LunAddress
+from hostagent.config import DataSetConfig
+from hostagent.copying.content import Work
+from hostagent.copying.copier import Copied
+from hostagent.copying.verify import Verified
+from hostagent.copying.walk import Found
+
+
+class Nodes(Protocol):
+    """Commands to other nodes. Raises RejectedError; `unreachable` or `timeout` without answer."""
+
+    async def call(self, node: str, verb: str, params: Params, request_id: str | None) -> Info:
+        """Ask a node; the same `request_id` is carried out once, whatever is sent again."""
+
+
+class RestoreHost(Protocol):
+    """What a restore does on host 2. Each call can be repeated in any state."""
+
+    async def mount(self, key: str, address: LunAddress, data_set: DataSetConfig) -> Path:
+        """Attach and mount a volume under the agent's own folder."""
+
+    async def unmount(self, key: str) -> None:
+        """Unmount and detach it, with everything flushed."""
+
+    async def find(self, view: Path, names: list[str], work: Work) -> Found:
+        """Look for the named files."""
+
+    async def copy(self, view: Path, to: Path, names: list[str], job: str, work: Work) -> Copied:
+        """Copy the named files."""
+
+    async def verify(
+        self, view: Path, key: str, to: Path, names: list[str], work: Work
+    ) -> Verified:
+        """Drop what is cached of the volume `key`, read the files back and compare."""
+
+
+class FirstVolumes(Protocol):
+    """What a backup does on host 1."""
+
+    async def freeze(self, data_set: str, ttl_s: float) -> None:
+        """Freeze the data set's file system."""
+
+    async def still_frozen(self, data_set: str) -> bool:
+        """Whether the freeze has held until now."""
+
+    async def thaw(self, data_set: str) -> float:
+        """Thaw; how long it was frozen, in seconds (0 when it wasn't)."""
+
+
+class Clock(Protocol):
+    """Time, injected."""
+
+    def monotonic(self) -> float:
+        """Seconds that only go forward."""
+
+    def time(self) -> float:
+        """Unix seconds, for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Everything a job may reach."""
+
+    nodes: Nodes
+    host: RestoreHost
+    first: FirstVolumes
+    clock: Clock
+    publish: Callable[[JobInfo], None]
+    pause: Callable[[float], Awaitable[None]]
+    """Wait that many seconds."""
+    forget: Callable[[str], None]
+    """Take an old job's published state away."""

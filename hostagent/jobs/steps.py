@@ -1,0 +1,40 @@
+"""What a table of steps is made of.
+
+Owns the shape only; the tables themselves stand in `backup` and `restore`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from hostagent.jobs.context import JobContext
+
+StepWork = Callable[[JobContext], Awaitable[None]]
+
+
+class EndEarlyError(Exception):
+    """Raised by a step when the job has what it was for: undo everything and end DONE."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step. `run` and `undo` are idempotent: each may be run again after a crash."""
+
+    name: str
+    run: StepWork
+    undo: StepWork | None = None
+    resume_at: str | None = None
+    """After a crash in this step, the job goes on at that earlier one."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobTable:
+    """The steps of one kind of job, in order."""
+
+    steps: tuple[Step, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """The steps' names, as operators see them."""
+        return [step.name for step in self.steps]

@@ -1,0 +1,94 @@
+"""What a restore does on host 2, in threads: mount, find, copy, verify.
+
+Owns where restores mount (below the runtime directory) and the descriptors of both roots. Must
+not know pairs or other nodes. Fails with HostError or OSError.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hostagent.attach.attacher import LunAddress
+from hostagent.config import DataSetConfig
+from hostagent.copying.content import Work
+from hostagent.copying.copier import Copied, copy_named
+from hostagent.copying.verify import Verified, verify_named
+from hostagent.copying.walk import Found, find
+from hostagent.filesystem.volumes import HostVolumes, MountPlan
+from hostagent.programs import Blocking
+
+_ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class RestoreMounts:
+    """The mounts of restores; implements `jobs.ports.RestoreHost`."""
+
+    def __init__(self, volumes: HostVolumes, runtime_dir: Path, blocking: Blocking) -> None:
+        self._volumes = volumes
+        self._directory = runtime_dir / "mounts"
+        self._blocking = blocking
+
+    async def mount(self, key: str, address: LunAddress, data_set: DataSetConfig) -> Path:
+        """Attach and mount a volume; what is there already stays."""
+        plan = MountPlan(
+            address,
+            data_set.filesystem,
+            self._directory / key,
+            data_set.mount_with,
+            keep_atime=True,
+        )
+        return await self._blocking.run(self._volumes.mount, key, plan)
+
+    async def unmount(self, key: str) -> None:
+        """Unmount, detach and remove the mount point."""
+        await self._blocking.run(self._unmount, key)
+
+    def _unmount(self, key: str) -> None:
+        self._volumes.unmount(key)
+        path = self._directory / key
+        if path.is_dir():
+            path.rmdir()
+
+    async def find(self, view: Path, names: list[str], work: Work) -> Found:
+        """Look for the named files."""
+        return await self._blocking.run(_find, view, names, work)
+
+    async def copy(self, view: Path, to: Path, names: list[str], job: str, work: Work) -> Copied:
+        """Copy the named files."""
+        return await self._blocking.run(_copy, view, to, names, job, work)
+
+    async def verify(
+        self, view: Path, key: str, to: Path, names: list[str], work: Work
+    ) -> Verified:
+        """Write everything out, drop what is cached, read the files back and compare."""
+        return await self._blocking.run(self._verify, view, key, to, names, work)
+
+    def _verify(self, view: Path, key: str, to: Path, names: list[str], work: Work) -> Verified:
+        self._volumes.drop_caches(key, to)
+        with _roots(view, to) as (source_fd, target_fd):
+            return verify_named(source_fd, target_fd, names, work)
+
+
+def _find(view: Path, names: list[str], work: Work) -> Found:
+    with _roots(view) as (source_fd,):
+        return find(source_fd, names, work)
+
+
+def _copy(view: Path, to: Path, names: list[str], job: str, work: Work) -> Copied:
+    with _roots(view, to) as (source_fd, target_fd):
+        return copy_named(source_fd, target_fd, names, job, work)
+
+
+@contextmanager
+def _roots(*paths: Path) -> Iterator[tuple[int, ...]]:
+    opened: list[int] = []
+    try:
+        for path in paths:
+            opened.append(os.open(path, _ROOT))  # noqa: PERF401 - closed even if the next fails
+        yield tuple(opened)
+    finally:
+        for fd in opened:
+            os.close(fd)
