@@ -53,6 +53,7 @@ class Op(enum.IntEnum):
 
 
 SA_READ_CAPACITY_16 = 0x10
+SA_GET_LBA_STATUS = 0x12
 SA_REPORT_OPCODES = 0x0C
 
 _lba_length_10 = struct.Struct(">2xIxH").unpack_from

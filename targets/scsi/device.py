@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from targets.lun import LOGICAL_BLOCK_BYTES, LogicalUnit, UnitAttention
 from targets.scsi import blocks, sweeps
-from targets.scsi.cdb import SA_READ_CAPACITY_16, SA_REPORT_OPCODES, Op, u32
+from targets.scsi.cdb import SA_GET_LBA_STATUS, SA_READ_CAPACITY_16, SA_REPORT_OPCODES, Op, u32
 from targets.scsi.command import Command, Nexus
 from targets.scsi.inquiry import inquiry
 from targets.scsi.modes import mode_select, mode_sense
@@ -71,8 +71,25 @@ def _read_capacity_10(unit: Unit, command: Command) -> None:
     command.answer(struct.pack(">II", last, LOGICAL_BLOCK_BYTES), 8)
 
 
+def _get_lba_status(unit: Unit, command: Command) -> None:
+    """One descriptor from the LBA to the end: mapped, or of unknown state (SBC-4, 5.9).
+
+    A logical unit isn't asked what it has allocated; without this answer, initiators that
+    look before they read would ask again for each range.
+    """
+    cdb = command.cdb
+    lba = int.from_bytes(cdb[2:10], "big")
+    unit.check_extent(lba, 1)
+    unit.check_readable()
+    blocks = min(unit.blocks - lba, 0xFFFFFFFF)
+    command.answer(struct.pack(">I4xQIB3x", 20, lba, blocks, 0), u32(cdb, 10))
+
+
 def _service_action_in(unit: Unit, command: Command) -> None:
     cdb = command.cdb
+    if cdb[1] & 0x1F == SA_GET_LBA_STATUS:
+        _get_lba_status(unit, command)
+        return
     if cdb[1] & 0x1F != SA_READ_CAPACITY_16 or (any(cdb[2:10]) and not cdb[14] & 1):
         raise SenseError(INVALID_FIELD_IN_CDB)
     unit.check_readable()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 
-from targets.scsi.cdb import SA_READ_CAPACITY_16, SA_REPORT_OPCODES, Op, u16, u32
+from targets.scsi.cdb import SA_GET_LBA_STATUS, SA_READ_CAPACITY_16, SA_REPORT_OPCODES, Op, u16, u32
 from targets.scsi.command import Command
 from targets.scsi.sense import INVALID_FIELD_IN_CDB, SenseError
 from targets.scsi.unit import Unit
@@ -57,6 +57,7 @@ _USAGE: dict[tuple[int, int | None], str] = {
     (Op.SYNCHRONIZE_CACHE_16, None): _sixteen("02"),
     (Op.WRITE_SAME_16, None): _sixteen("09"),
     (Op.SERVICE_ACTION_IN_16, SA_READ_CAPACITY_16): f"10{'00' * 8}ffffffff0007",
+    (Op.SERVICE_ACTION_IN_16, SA_GET_LBA_STATUS): f"12{_LBA8}ffffffff0007",
     (Op.REPORT_LUNS, None): "00ff000000ffffffff0007",
     (Op.MAINTENANCE_IN, SA_REPORT_OPCODES): "0c87ffffffffffffff0007",
     (Op.READ_12, None): _twelve("18"),

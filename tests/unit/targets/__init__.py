@@ -1,0 +1,1 @@
+"""The device server and the embedded iSCSI target, without real initiators."""
