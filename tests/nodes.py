@@ -127,7 +127,9 @@ async def fake_node(
     try:
         async with bus:
             await bus.wait_connected()
-            yield FakeNode(bus, carried_out)
+            node = FakeNode(bus, carried_out)
+            await node.flushed()
+            yield node
     finally:
         await journal.close()
 

@@ -81,7 +81,7 @@ class ApiClient:
         self._connection = Connection(
             broker,
             client_id,
-            Events(self._on_message, self._on_up, self._on_settled, self._on_down),
+            Events(self._on_message, lambda: None, self._on_settled, self._on_down),
             filters=(topics.ALL_STATUS,),
             backoff=backoff,
         )
@@ -198,7 +198,8 @@ class ApiClient:
     ) -> tuple[str, Info | None]:
         """The first state for which `reached` says yes.
 
-        Raises what `reached` raises, and RejectedError (timeout). A broker or node that goes
+        An object that doesn't exist is no state: only its going is one (None). Raises what
+        `reached` raises, and RejectedError (timeout). A broker or node that goes
         away meanwhile is waited for.
         """
         watch = self._open_watch(topic_filter)
@@ -216,10 +217,6 @@ class ApiClient:
             self._close_watch(watch)
 
     # -- what the connection tells us
-
-    def _on_up(self) -> None:
-        for request_id, waiting in self._waiting.items():
-            self._post(request_id, waiting)
 
     def _on_settled(self) -> None:
         self._settled = True
@@ -264,10 +261,10 @@ class ApiClient:
             else:
                 _log.warning("a status that can't be read was ignored", node=node)
             return
-        before = self._nodes.get(node)
         self._nodes[node] = status
-        if status.online and (before is None or before != status):
-            # It may have come back without what was sent to it meanwhile.
+        if status.online:
+            # After each reconnect, of the node's or of ours, this comes behind the node's
+            # subscription: what was lost meanwhile arrives now, what wasn't is recognised.
             for request_id, waiting in self._waiting.items():
                 if waiting.node == node:
                     self._post(request_id, waiting)
