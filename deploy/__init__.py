@@ -1,0 +1,1 @@
+"""Bringing trilun up on one machine: the quickstart, and what tests and benchmarks share of it."""
