@@ -150,6 +150,27 @@ async def test_a_watch_sees_stored_states_then_changes(broker: Mosquitto, tmp_pa
             assert seen == [m.PairState.COPY, m.PairState.PAIR, None]
 
 
+async def test_snapshots_taken_at_the_same_time_are_complete(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    names = [f"v{number}" for number in range(20)]
+    async with fake_node(broker.address, tmp_path, canned) as node:
+        for name in names:
+            node.bus.publish_state("volume", name, volume_info(name))
+        await node.flushed()
+
+        async def snapshot(client: ApiClient, number: int) -> list[str]:
+            # Each begins while the one before is being answered.
+            for _ in range(3 * number):
+                await asyncio.sleep(0)
+            return list(await client.states(topics.state("ctl1", "volume", names[number])))
+
+        async with api_client(broker.address) as client:
+            await client.discover()
+            found = await asyncio.gather(*(snapshot(client, n) for n in range(len(names))))
+        assert found == [[topics.state("ctl1", "volume", name)] for name in names]
+
+
 async def test_a_node_starts_without_a_broker(stopped_broker: Mosquitto, tmp_path: Path) -> None:
     journal = await RequestJournal.open(tmp_path / "requests.log")
 
