@@ -79,12 +79,26 @@ def test_a_torn_end_loses_only_what_was_torn(
             known = await journal.begin(f"r{number}")
             if length <= cut:
                 assert known == reply(f"r{number}")
+        await journal.begin("new")
+        await journal.finish("new", reply("new"))
         await journal.close()
         again = await RequestJournal.open(path)
+        assert await again.begin("new") == reply("new"), "written behind what was cut off"
         assert await again.begin("r0") == (reply("r0") if lengths[0] <= cut else None)
         await again.close()
 
     asyncio.run(scenario())
+
+
+async def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "requests.log"
+    await _written(path, 2)
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b'"message":"r1"', b'"message":"r0"'))
+    journal = await RequestJournal.open(path)
+    assert await journal.begin("r0") == reply("r0")
+    assert await journal.begin("r1") is None, "its answer can't be trusted"
+    await journal.close()
 
 
 async def test_it_stays_bounded(tmp_path: Path) -> None:
