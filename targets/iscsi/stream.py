@@ -23,6 +23,7 @@ from targets.iscsi.pdu import (
 DIRECT_BYTES = 16 << 10
 """Payloads with at least this much still to come go straight to their place."""
 _EMPTY = memoryview(b"")
+_unpack = BHS.unpack
 
 
 class Sink(Protocol):
@@ -84,37 +85,41 @@ class PduStream:
         """Deliver complete PDUs until there is none, or the sink is paused."""
         if self._placed is not None and not self._finish_placed():
             return
+        buffer = self._buffer
         while self._end - self._start >= BHS_BYTES and not self.sink.paused:
-            if not self._next():
+            start = self._start
+            raw = bytes(buffer[start : start + BHS_BYTES])
+            header = _unpack(raw)
+            if not header[4] and not self.header_digest:
+                self._start = start + BHS_BYTES
+                self.sink.handle(header, raw, _EMPTY)
+            elif not self._next(header, raw):
                 return
 
-    def _next(self) -> bool:
+    def _next(self, header: Header, raw: bytes) -> bool:
         """Deliver the PDU at the start of the buffer; False when it isn't complete."""
-        buffer, start = self._buffer, self._start
-        lengths = int.from_bytes(buffer[start + 4 : start + 8], "big")
+        buffer, start, available = self._buffer, self._start, self._end
+        lengths = header[4]
         data_bytes = lengths & 0xFFFFFF
         if data_bytes > self.max_segment_bytes:
             raise ProtocolError("data segment longer than declared", RejectReason.PROTOCOL)
         at = start + BHS_BYTES + (lengths >> 24) * 4
-        available = self._end
         if self.header_digest:
             at += DIGEST_BYTES
-        if available < at:
-            return False
-        raw = bytes(buffer[start : start + BHS_BYTES])
-        if self.header_digest:
+            if available < at:
+                return False
             self._check(buffer[start : at - DIGEST_BYTES], buffer[at - DIGEST_BYTES : at], "header")
         end = at + (data_bytes + 3 & ~3)
         total = end + (DIGEST_BYTES if self.data_digest and data_bytes else 0)
         if total > available:
-            if total - available >= DIRECT_BYTES:
-                self._place(raw, at, data_bytes)
+            if total - available >= DIRECT_BYTES and available >= at:
+                self._place(header, raw, at, data_bytes)
             return False
         data = buffer[at : at + data_bytes] if data_bytes else _EMPTY
         if self.data_digest and data_bytes:
             self._check(buffer[at:end], buffer[end:total], "data")
         self._start = total
-        self.sink.handle(BHS.unpack(raw), raw, data)
+        self.sink.handle(header, raw, data)
         return True
 
     def _check(self, covered: memoryview, found: memoryview, what: str) -> None:
@@ -122,8 +127,7 @@ class PduStream:
             reason = RejectReason.DATA_DIGEST if what == "data" else None
             raise ProtocolError(f"{what} digest error", reason)
 
-    def _place(self, raw: bytes, at: int, data_bytes: int) -> None:
-        header = BHS.unpack(raw)
+    def _place(self, header: Header, raw: bytes, at: int, data_bytes: int) -> None:
         view = self.sink.place(header, raw, data_bytes)
         if view is None:
             return

@@ -301,13 +301,13 @@ class TaskSet:
 
     def _residual(self, task: Task) -> tuple[int, int]:
         difference = task.asked_bytes - task.expected_bytes
-        if difference == 0:
-            return 0, 0
         return (OVERFLOW, difference) if difference > 0 else (UNDERFLOW, -difference)
 
     def _send_data_in(self, task: Task, data: memoryview | bytes) -> None:
         """Data-In PDUs; the last carries the status (RFC 7143, 11.7.3)."""
-        flags, residual = self._residual(task)
+        flags = residual = 0
+        if task.asked_bytes != task.expected_bytes:
+            flags, residual = self._residual(task)
         parameters, sequence, outbox = self.parameters, self.sequence, self.outbox
         length, offset, data_sn = len(data), 0, 0
         segment, burst = parameters.max_send_segment_bytes, parameters.max_burst_bytes
@@ -336,7 +336,9 @@ class TaskSet:
 
     def _send_response(self, task: Task) -> None:
         """A SCSI Response PDU, with sense data if there is any (RFC 7143, 11.4)."""
-        flags, residual = self._residual(task)
+        flags = residual = 0
+        if task.asked_bytes != task.expected_bytes:
+            flags, residual = self._residual(task)
         sequence, sense = self.sequence, task.sense
         data = len(sense).to_bytes(2, "big") + sense if sense else b""
         self.outbox.put(
