@@ -69,7 +69,8 @@ def parse_command(verb_name: str, payload: bytes, kind: NodeKind) -> Command:
         raise MalformedError(request.id, f"unknown verb '{verb_name[:80]}'")
     if verb.kind is not kind:
         raise MalformedError(
-            request.id, f"'{verb.name}' is answered by a {verb.kind.value}, this is a {kind.value}"
+            request.id,
+            f"'{verb.name}' is a verb of {verb.kind.value}s, this node's kind is {kind.value}",
         )
     try:
         params = verb.params.model_validate(request.params)

@@ -113,7 +113,7 @@ async def test_a_bug_in_a_handler_is_an_answer(broker: Mosquitto, tmp_path: Path
         ("volume.create", b"[]", "must be"),
         ("volume.create", b"{}", "id: is required"),
         ("no.verb", b'{"id": "a"}', "unknown verb 'no.verb'"),
-        ("job.list", b'{"id": "a"}', "answered by a agent"),
+        ("job.list", b'{"id": "a"}', "is a verb of agents"),
         ("volume.create", b'{"id": "a", "params": {"name": "v", "size_bytes": 5000}}',
          "size_bytes: must be a multiple of 4096"),
         ("volume.create", b'{"id": "a", "params": {"name": "v", "size": 4096}}',

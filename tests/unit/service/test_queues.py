@@ -88,6 +88,8 @@ async def test_a_slow_reader_gets_the_latest_value_once() -> None:
     topic, info = await watch.next()
     assert isinstance(info, m.VolumeInfo)
     assert (topic, info.size_bytes) == ("t/a", 8192)
+    watch.offer("t/a", volume_info(size_bytes=8192))
+    assert not watch._unread, "what is known is no news"
     waiting = asyncio.ensure_future(watch.next())
     watch.offer("t/a", None)
     assert await waiting == ("t/a", None)
