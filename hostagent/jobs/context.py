@@ -94,7 +94,7 @@ class JobContext:
         a new request.
         """
         attempt = self.record.attempts.setdefault(key, 0)
-        request_id = f"{self.record.id}.{key}.{attempt}"
+        request_id = f"{self.record.id}.{key}.{self.record.round}-{attempt}"
         call = asyncio.ensure_future(self.ports.nodes.call(node, verb, params, request_id))
         try:
             info = await asyncio.shield(call)

@@ -202,8 +202,7 @@ class JobEngine:
         if record.phase is Phase.FORWARD and back_to is not None:
             record.step = table.names.index(back_to)
             # What was asked then was for a moment that has passed: ask anew.
-            for key in record.attempts:
-                record.attempts[key] += 1
+            record.round += 1
 
     def _start(self, job: _Job) -> None:
         name = f"job {job.context.record.id}"

@@ -50,6 +50,8 @@ class JobRecord(BaseModel):
     """What the job becomes when the undo is through."""
     facts: dict[str, Any] = {}
     """What steps found out and later ones need; each kind of job has its own."""
+    round: int = 0
+    """How often the job went back to an earlier step: every command is a new request then."""
     attempts: dict[str, int] = {}
     """How often a command was rejected: a new attempt is a new request."""
     error: str = ""

@@ -1,0 +1,68 @@
+"""The agent answers every verb of its kind, and refuses what is another host's part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from controller.api import messages as m
+from controller.api.codes import Code, Verdict
+from controller.api.errors import RejectedError
+from controller.api.verbs import VERBS
+from controller.service.bus import Answer
+from hostagent.agent import Agent
+from hostagent.config import AgentConfig
+from hostagent.first_volumes import FirstVolumeKeeper
+from hostagent.programs import Blocking
+from tests.unit.hostagent.world import DATA_SET, World
+
+
+class Kit:
+    def __init__(self, directory: Path) -> None:
+        self.blocking = Blocking(2)
+        self.world = World()
+        config = AgentConfig(
+            node="h2", state_dir=directory, runtime_dir=directory, data_set=[DATA_SET]
+        )
+        first = cast("FirstVolumeKeeper", None)
+        self.jobs = self.world.engine(directory / "jobs", self.blocking)
+        self.agent = Agent(config, first, self.jobs)
+
+    async def ask(self, verb: str, **params: Any) -> Answer:
+        model = VERBS[verb].params.model_validate(params)
+        return await self.agent.handle(VERBS[verb], model, m.Request(id="req-1", params=params))
+
+
+@pytest.fixture
+def kit(tmp_path: Path) -> Kit:
+    return Kit(tmp_path)
+
+
+def test_every_verb_of_agents_is_answered(kit: Kit) -> None:
+    assert kit.agent.verbs == {v.name for v in VERBS.values() if v.kind is m.NodeKind.AGENT}
+
+
+async def test_a_restore_asked_twice_is_one_job(kit: Kit) -> None:
+    one = await kit.ask("job.restore", data_set="ds", paths=["a"])
+    two = await kit.ask("job.restore", data_set="ds", paths=["a"])
+    assert (one.verdict, two.verdict) == (Verdict.ACCEPTED, Verdict.NO_OP)
+    assert isinstance(one.result, m.JobInfo)
+    ended = await kit.jobs.wait(one.result.id)
+    assert ended.state is m.JobState.DONE
+    shown = await kit.ask("job.show", name=ended.id)
+    assert shown.result == ended
+    listed = await kit.ask("job.list")
+    assert listed.result == m.JobList(jobs=[ended])
+    cancelled = await kit.ask("job.cancel", name=ended.id)
+    assert cancelled.verdict is Verdict.NO_OP
+
+
+async def test_what_is_another_hosts_part_is_refused_with_its_name(kit: Kit) -> None:
+    with pytest.raises(RejectedError) as caught:
+        await kit.ask("job.backup", data_set="ds")
+    assert (caught.value.code, caught.value.next_step) == (Code.WRONG_STATE, "ask h1")
+    with pytest.raises(RejectedError) as caught:
+        await kit.ask("job.restore", data_set="none", paths=["a"])
+    assert caught.value.code is Code.NOT_FOUND
