@@ -19,6 +19,8 @@ class MemoryLun:
         self.access = Access.READ_WRITE
         self.fault: LunFault | None = None
         self.held: list[Callable[[], None]] | None = None
+        self.later: Callable[..., object] | None = None
+        """How to call back from outside the command, if not at once."""
         self.log: list[str] = []
 
     @property
@@ -31,7 +33,9 @@ class MemoryLun:
 
     def _end(self, done: Done) -> None:
         error = LunError(self.fault) if self.fault is not None else None
-        if self.held is None:
+        if self.later is not None:
+            self.later(done, error)
+        elif self.held is None:
             done(error)
         else:
             self.held.append(lambda: done(error))

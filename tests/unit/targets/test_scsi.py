@@ -362,7 +362,8 @@ def test_write_same(server: DeviceServer, nexus: Nexus, lun: MemoryLun) -> None:
 def test_a_long_sweep_does_not_recurse(nexus: Nexus) -> None:
     lun = MemoryLun(16 << 20)
     server = DeviceServer(lun)
-    assert run(server, nexus, "93 01 0000000000000000 00008000 0000").condition is None
+    command = run(server, nexus, "93 01 0000000000000000 00008000 0000")
+    assert (command.condition, command.completions) == (None, 1)
     assert len(lun.log) == 64
     lun.held = []
     command = run(server, nexus, "2f 00 00000000 00 0400 00")

@@ -84,9 +84,11 @@ async def test_read_and_write(bench: Bench) -> None:
     assert (answer.opcode, answer.header[1], answer.data) == (Opcode.DATA_IN, 0x81, data)
 
 
-async def test_no_task_or_future_for_a_command(bench: Bench) -> None:
+@pytest.mark.parametrize("later", [False, True])
+async def test_no_task_or_future_for_a_command(bench: Bench, later: bool) -> None:
     host = await bench.login()
     loop = asyncio.get_running_loop()
+    bench.lun.later = loop.call_soon if later else None
     tasks: list[str] = []
     futures = 0
 
