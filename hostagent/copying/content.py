@@ -11,6 +11,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from hostagent.errors import InterruptedWorkError
 
@@ -105,7 +106,7 @@ def digest(fd: int, size_bytes: int, work: Work) -> str:
     sha = hashlib.sha256()
     buffer = memoryview(bytearray(PIECE_BYTES))
     position = 0
-    for start, end in (*data_ranges(fd, size_bytes), (size_bytes, size_bytes)):
+    for start, end in chain(data_ranges(fd, size_bytes), [(size_bytes, size_bytes)]):
         while position < start:
             length = min(PIECE_BYTES, start - position)
             sha.update(_ZEROS[:length])

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from hostagent.copying.beneath import open_directory, parent_of, shown
 from hostagent.copying.content import Work, digest
 from hostagent.copying.metadata import Metadata, try_metadata
-from hostagent.copying.walk import MAX_LISTED, Entry, Listed, entries
+from hostagent.copying.walk import MAX_LISTED, MAX_LISTED_BYTES, Entry, Listed, entries
 from hostagent.errors import HostError
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -25,7 +25,7 @@ class Verified:
     """The files that came back."""
 
     files: list[Listed]
-    """At most `MAX_LISTED`."""
+    """At most `MAX_LISTED`, and `MAX_LISTED_BYTES` of paths."""
     file_bytes: int = 0
     """Sizes of all regular files of the set, hard links counted once."""
     read_bytes: int = 0
@@ -34,6 +34,7 @@ class Verified:
 def verify_named(source_fd: int, target_fd: int, names: list[str], work: Work) -> Verified:
     """Compare the named set on both sides; raises HostError at the first difference."""
     verified = Verified([])
+    listed_bytes = 0
     pairs: dict[int, int] = {}
     back: dict[int, int] = {}
     for name in names:
@@ -51,7 +52,8 @@ def verify_named(source_fd: int, target_fd: int, names: list[str], work: Work) -
                 listed = _compare(entry, target_dir, last, verified if new else None, work)
             finally:
                 os.close(target_dir)
-            if len(verified.files) < MAX_LISTED:
+            listed_bytes += len(listed.path.encode())
+            if len(verified.files) < MAX_LISTED and listed_bytes < MAX_LISTED_BYTES:
                 verified.files.append(listed)
     return verified
 

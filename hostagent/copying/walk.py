@@ -20,6 +20,10 @@ MAX_LISTED = 1000
 """Files named one by one in a plan or receipt; the sums always cover all of them."""
 
 
+MAX_LISTED_BYTES = 512 << 10
+"""Of their paths together: a receipt has to fit into one message."""
+
+
 @dataclass(frozen=True, slots=True)
 class Listed:
     """One file as plans and receipts name it."""

@@ -64,6 +64,11 @@ class Target:
         self.admin("target", "bind", "--tid", tid, "-I", "ALL")
         return LunAddress(f"127.0.0.1:{self._port}", iqn, 1)
 
+    def protect(self, user: str, password: str) -> None:
+        """Ask for CHAP at the target that was served last."""
+        self.admin("account", "new", "--user", user, "--password", password)
+        self.admin("account", "bind", "--tid", str(self._number), "--user", user)
+
     def admin(self, mode: str, action: str, *rest: str) -> None:
         argv = ["tgtadm", "-C", self._control, "--lld", "iscsi", "--mode", mode, "--op", action]
         subprocess.run([*argv, *rest], check=True, capture_output=True, timeout=20)

@@ -241,3 +241,21 @@ def test_the_guard_thaws_when_the_agent_dies(
     os.close(tell)
     wait_for(lambda: not thaw(plan.mountpoint))
     volumes.unmount("vol")
+
+
+def test_chap(target: Target, tmp_path: Path, runtime: Path) -> None:
+    address = target.serve(make_image(tmp_path / "image", "ext4"))
+    target.protect("chapuser", "a-long-secret-1")
+    secret = tmp_path / "secret"
+    secret.write_text("a-long-secret-1")
+    name = "iqn.2026-11.io.trilun:host.test"
+    with pytest.raises(ToolError):
+        QemuAttacher(runtime / "none", name).attach("x", address, writable=True)
+    attacher = QemuAttacher(runtime / "chap", name, ("chapuser", secret))
+    try:
+        device = attacher.attach("x", address, writable=False)
+        with device.path.open("rb") as file:
+            file.seek(1024 + 56)
+            assert file.read(2) == b"\x53\xef", "the superblock of ext4"
+    finally:
+        attacher.detach("x")

@@ -257,7 +257,7 @@ def test_missing_parents_come_with_the_sources_metadata(sides: Sides) -> None:
     copy = sides.target / "p/q"
     assert stat.S_IMODE(copy.stat().st_mode) == 0o711
     assert copy.stat().st_mtime_ns == 3_000_000_001
-    assert os.listdir(copy / "r") == ["f"]
+    assert [path.name for path in (copy / "r").iterdir()] == ["f"]
 
 
 def test_an_identical_file_is_not_written(sides: Sides) -> None:
@@ -357,7 +357,7 @@ def test_an_interrupted_copy_leaves_whole_files_and_is_finished_later(
     (sides.target / "d" / (leftovers_prefix("other") + "1")).write_bytes(b"not ours")
     (sides.source / "d/e").mkdir()
     sides.both("d")
-    left = {name for name in os.listdir(sides.target / "d") if name.startswith(".")}
+    left = {path.name for path in (sides.target / "d").glob(".*")}
     assert left == {leftovers_prefix("other") + "1"}
 
 
