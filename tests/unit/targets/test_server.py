@@ -287,10 +287,14 @@ async def test_reinstatement_waits_for_old_commands(bench: Bench) -> None:
     new = await bench.open()
     waiting = asyncio.ensure_future(new.login())
     assert await old.closed()
+    # Whole round trips of another session later, the new one still waits.
+    other = await bench.login(isid=2)
+    other.command(bytes(6))
+    assert (await other.receive()).status == 0
     assert not waiting.done()
     bench.lun.release()
     assert (await waiting).header[11] == 0
-    assert len(bench.server.sessions(IQN)) == 1
+    assert len(bench.server.sessions(IQN)) == 2
 
 
 async def test_logout_ping_text_and_rejects(bench: Bench) -> None:
