@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -359,6 +360,8 @@ def main() -> int:
     directory.mkdir(parents=True, exist_ok=True)
     pair = LocalPair(directory, arguments.fs, "auto" if root else "fuse2fs")
     story = Story(pair, quiet=arguments.json)
+    # A terminated run unwinds like an interrupted one, so that nothing stays behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     finished = False
     try:
         story.raise_up()
