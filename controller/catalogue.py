@@ -114,6 +114,10 @@ class Catalogue:
         raw = self.contents.model_dump_json().encode()
         return self._ring.fits(raw + bytes(64 << 10))
 
+    def close(self) -> None:
+        """Let go of the file."""
+        self._ring.close()
+
     def _start(self) -> None:
         waiters, self._waiters = self._waiters, []
         self._committing = True

@@ -23,8 +23,8 @@ from controller.pair.asked import Asked
 from controller.pair.owner import PairOwner
 from controller.pair.record import PairRecord
 from controller.pair.table import Answer as Row
-from controller.pair.table import Command
-from controller.pairs import check_sizes
+from controller.pair.table import Command, answer
+from controller.volume.store import StoreError
 
 if TYPE_CHECKING:
     from controller.node import Node
@@ -71,7 +71,12 @@ class Commands:
             raise RejectedError(
                 Code.BAD_REQUEST, f"'{verb}' is not a verb of a controller", "ask a host agent"
             )
-        return await method(params)
+        try:
+            return await method(params)
+        except StoreError as error:
+            raise RejectedError(
+                Code.IO_ERROR, f"{verb}: {error}", "look at the disks of this controller"
+            ) from error
 
     # ------------------------------------------------------------ node and volumes
 
@@ -142,7 +147,8 @@ class Commands:
             return _no_op(f"there is no view '{params.name}'", status)
         info = self._node.volume_info(params.name)
         shelved = await self._node.volumes.close_view(params.name)
-        if shelved is not None:
+        if shelved is not None and shelved.view_of is not None:
+            self._node.pairs.view_closed(shelved.view_of)
             self._node.changed(shelved.volume)
         return _done(f"view '{params.name}' is closed", info)
 
@@ -193,22 +199,14 @@ class Commands:
         stream = node.links.stream(params.peer)
         if stream is not None:
             node.connect(owner.side, stream)
-            await owner.caught_up()
+        await owner.caught_up()
 
     async def _accept(self, peer: str, params: dict[str, Any]) -> dict[str, Any]:
         """The peer makes a pair whose S-VOL is here."""
         node = self._node
         record = PairRecord.model_validate(params["record"])
         record.peer = peer
-        shelved = node.pairs.check_new(record.name, record.volume, m.Role.S_VOL)
-        asked = m.PairCreate(
-            name=record.name,
-            kind=m.PairKind.REMOTE,
-            p_volume=record.other_volume,
-            s_volume=record.volume,
-        )
-        check_sizes(asked, int(params["size_bytes"]), shelved.record.size_bytes)
-        owner = await node.pairs.add(record)
+        owner = await node.pairs.accept(record, int(params["size_bytes"]))
         stream = node.links.stream(peer)
         if stream is not None:
             node.connect(owner.side, stream)
@@ -240,10 +238,15 @@ class Commands:
     async def _pair_delete(self, params: m.PairDelete) -> Outcome:
         owner = self._node.pairs.find(params.name)
         if owner is None:
-            raise RejectedError(Code.NOT_FOUND, f"there is no pair '{params.name}' here")
+            row = answer(m.PairState.SMPL, Command.DELETE, params.name)
+            status = m.NodeInfo(status=self.status(), volumes=[], pairs=[])
+            return _no_op(f"pair '{params.name}': {row.reason}", status)
         info = self._node.pair_info(params.name)
         if self._decided_elsewhere(owner):
-            await self._pass_on(owner, "pair.delete", params)
+            passed_on = await self._pass_on(owner, "pair.delete", params)
+            if passed_on.verdict is Verdict.NO_OP:
+                # Its other half is gone already: this one may go on its own.
+                await owner.ask(Asked(Command.DELETE, force=True))
         else:
             await owner.ask(Asked(Command.DELETE, force=params.force))
         return _done(f"pair '{params.name}' is dissolved", info)
@@ -286,11 +289,10 @@ class Commands:
     async def _pass_on(self, owner: PairOwner, verb: str, params: m.Params) -> Outcome:
         peer = owner.record.peer
         assert peer is not None
-        answer = await self._node.calls.call(peer, verb, params.model_dump(mode="json"))
+        reply = await self._node.calls.call(peer, verb, params.model_dump(mode="json"))
+        shape = m.PairInfo if "role" in reply["result"] else m.NodeInfo
         return Outcome(
-            Verdict(answer["verdict"]),
-            str(answer["message"]),
-            m.PairInfo.model_validate(answer["result"]),
+            Verdict(reply["verdict"]), str(reply["message"]), shape.model_validate(reply["result"])
         )
 
     async def serve_peer(self, peer: str, verb: str, params: dict[str, Any]) -> dict[str, Any]:
@@ -301,8 +303,10 @@ class Commands:
             if verb not in ("pair.split", "pair.resync", "pair.delete", "backup.mark"):
                 raise RejectedError(Code.BAD_REQUEST, f"'{verb}' is not for peers")
             outcome = await self.carry_out(verb, VERBS[verb].params.model_validate(params))
-        except (ValidationError, KeyError) as error:
+        except (ValidationError, KeyError, ValueError) as error:
             raise RejectedError(Code.BAD_REQUEST, f"malformed {verb} of '{peer}'") from error
+        except StoreError as error:
+            raise RejectedError(Code.IO_ERROR, f"{verb} at '{self._node.name}': {error}") from error
         return {
             "verdict": outcome.verdict.value,
             "message": outcome.message,

@@ -87,6 +87,7 @@ class Node:
         self._changed_volumes: set[str] = set()
         self._publishing: Callable[[], None] | None = None
         self._cancel_progress: Callable[[], None] | None = None
+        self._stopping = False
         self.link_port = 0
 
     async def start(self) -> None:
@@ -131,6 +132,7 @@ class Node:
         """A clean stop: no host, no peer, everything durable and marked clean."""
         if self._cancel_progress is not None:
             self._cancel_progress()
+        self._stopping = True
         await self.volumes.withdraw_all()
         await self.calls.close()
         await self.links.close()
@@ -138,6 +140,7 @@ class Node:
         await self.volumes.close_all()
         self.pairs.close_files()
         await self.catalogue.commit()
+        self.catalogue.close()
 
     # ------------------------------------------------------------ VolumeServices
 
@@ -185,8 +188,9 @@ class Node:
         self._publish_status()
 
     def connect(self, side: PairSide, stream: Stream) -> None:
-        """Give one side its place."""
-        side.on_open(StreamChannel(stream, bytes.fromhex(side.record.id), side))
+        """Give one side its place, once an epoch."""
+        if side.channel is None:
+            side.on_open(StreamChannel(stream, bytes.fromhex(side.record.id), side))
 
     def on_down(self, peer: str, reason: str) -> None:
         """The epoch is over for every pair with that peer."""
@@ -237,11 +241,14 @@ class Node:
         self._publisher.publish_status(self.peers(), self.detail())
 
     def _publish_soon(self) -> None:
-        if self._publishing is None:
+        if self._publishing is None and not self._stopping:
             self._publishing = self._world.clock.later(0, self._publish)
 
     def _publish(self) -> None:
         self._publishing = None
+        if self._stopping:
+            # What the files say when they are closed is no news.
+            return
         pairs, self._changed_pairs = self._changed_pairs, set()
         volumes, self._changed_volumes = self._changed_volumes, set()
         for name in pairs:

@@ -26,7 +26,7 @@ from controller.pair.table import Answer
 from controller.volume.bitmap import BLOCK_BYTES, DirtyBitmap
 from controller.volume.bitmap_file import BitmapFile, file_bytes
 from controller.volume.slots import CorruptError
-from controller.volume.store import Disk, StoreError
+from controller.volume.store import Disk, StoreError, finished
 from controller.volumes import Shelved, Volumes
 
 log = logging.getLogger(__name__)
@@ -64,6 +64,8 @@ class Pairs:
         self._events = events
         self._new_id = new_id
         self._owners: dict[tuple[str, m.Role], PairOwner] = {}
+        self._making = asyncio.Lock()
+        """Held from the check whether a side can be made until it is there."""
 
     # ------------------------------------------------------------ look-ups
 
@@ -127,6 +129,9 @@ class Pairs:
             else:
                 for extent in hot.extents:
                     owner.side.assume_dirty(extent * hot.extent_bytes, hot.extent_bytes)
+        # The log's next commit names the hot extents of this run only (law L1).
+        for owner in owners:
+            await finished(owner.side.bitmap_file.save)
         if hot is not None and hot.extents:
             log.warning(
                 "volume %s was not closed cleanly: %d hot extents are taken as dirty",
@@ -162,8 +167,10 @@ class Pairs:
             await bitmap_file.load(corrupt)
         except CorruptError as error:
             log.warning("pair %s: %s; everything is taken as dirty", record.name, error)
-            await bitmap_file.create()
             bitmap.set_all()
+            # The header last: until it is right the file is read as all dirty.
+            await finished(bitmap_file.save)
+            await bitmap_file.create()
 
     async def close_all(self) -> None:
         """Stop every owner; bits are saved with their volumes."""
@@ -179,7 +186,7 @@ class Pairs:
 
     def check_new(self, name: str, volume: str, role: m.Role) -> Shelved:
         """Whether a volume can take a part in a new pair; RejectedError says why not."""
-        if (name, role) in self._owners or (self.find(name) is not None and role is m.Role.P_VOL):
+        if self.find(name) is not None:
             raise RejectedError(
                 Code.EXISTS, f"a pair '{name}' exists", "choose another name, or delete it first"
             )
@@ -203,6 +210,12 @@ class Pairs:
 
     async def add(self, record: PairRecord) -> PairOwner:
         """Make one side, durably, and start its owner. A P-VOL's side starts all dirty."""
+        async with self._making:
+            if (record.name, record.role) in self._owners:
+                raise RejectedError(Code.EXISTS, f"a pair '{record.name}' exists")
+            return await self._add(record)
+
+    async def _add(self, record: PairRecord) -> PairOwner:
         try:
             owner = await self._open(record, create=True)
         except StoreError as error:
@@ -222,6 +235,7 @@ class Pairs:
 
     async def create_local(self, asked: m.PairCreate) -> PairOwner:
         """Bind two volumes of this controller; the copy starts at once."""
+        self._check_no_circle(asked)
         p_shelved = self.check_new(asked.name, asked.p_volume, m.Role.P_VOL)
         s_shelved = self.check_new(asked.name, asked.s_volume, m.Role.S_VOL)
         check_sizes(asked, p_shelved.record.size_bytes, s_shelved.record.size_bytes)
@@ -245,6 +259,58 @@ class Pairs:
         self._connect_local(record.name)
         await owner.caught_up()
         return owner
+
+    def _check_no_circle(self, asked: m.PairCreate) -> None:
+        """A volume can't be a copy of itself, however many pairs lie between."""
+        source: str | None = asked.p_volume
+        while source is not None:
+            if source == asked.s_volume:
+                raise RejectedError(
+                    Code.BAD_REQUEST,
+                    f"'{asked.p_volume}' is '{asked.s_volume}', or a copy of it",
+                    "choose another S-VOL",
+                )
+            source = next(
+                (
+                    owner.record.other_volume
+                    for owner in self.of_volume(source)
+                    if owner.record.role is m.Role.S_VOL and owner.record.kind is m.PairKind.LOCAL
+                ),
+                None,
+            )
+
+    async def accept(self, record: PairRecord, p_bytes: int) -> PairOwner:
+        """Make the S-VOL's side of a remote pair that its P-VOL's controller has just made."""
+        if record.role is not m.Role.S_VOL or record.kind is not m.PairKind.REMOTE:
+            raise RejectedError(Code.BAD_REQUEST, "this is not an S-VOL's side of a remote pair")
+        stale = self.find(record.name)
+        if (
+            stale is not None
+            and stale.record.role is m.Role.S_VOL
+            and (stale.record.peer, stale.record.volume) == (record.peer, record.volume)
+        ):
+            # Rule 1 of the table: the P-VOL's side decides. It has none, so ours is what an
+            # interrupted create, or a delete with --force, has left behind.
+            log.warning("pair %s: made anew by '%s'", record.name, record.peer)
+            stale.side.part()
+            await self.forget(stale.side)
+        for owner in self.of_volume(record.volume):
+            back = (owner.record.peer, owner.record.other_volume)
+            if back == (record.peer, record.other_volume):
+                raise RejectedError(
+                    Code.BAD_REQUEST,
+                    f"'{record.other_volume}' is a copy of '{record.volume}' already",
+                    "choose another S-VOL",
+                )
+        shelved = self.check_new(record.name, record.volume, m.Role.S_VOL)
+        asked = m.PairCreate(
+            name=record.name,
+            kind=m.PairKind.REMOTE,
+            p_volume=record.other_volume,
+            s_volume=record.volume,
+        )
+        check_sizes(asked, p_bytes, shelved.record.size_bytes)
+        return await self.add(record)
 
     def new_record(self, asked: m.PairCreate, role: m.Role, generation: str) -> PairRecord:
         """The record of a pair that is about to copy for the first time."""
@@ -319,10 +385,19 @@ class Pairs:
                 await split
 
     def in_sync(self, side: PairSide) -> None:
-        """What the guard split may follow again."""
+        """What the guard split may follow again, and what had to wait may end (law L7)."""
         for owner in self.of_volume(side.volume.name):
             if owner.record.guarded:
                 owner.resume_guarded()
+            elif owner.record.role is m.Role.P_VOL and owner.record.state is m.PairState.COPY:
+                owner.copied()
+
+    def view_closed(self, volume: str) -> None:
+        """What the guard split may have been refused while the view was open."""
+        for owner in self.of_volume(volume):
+            leader = self._owners.get((owner.record.name, m.Role.P_VOL))
+            if leader is not None and leader.record.guarded and leader.side.volume.state.consistent:
+                leader.resume_guarded()
 
     def data_replaced(self, side: PairSide) -> None:
         """Pass it on."""

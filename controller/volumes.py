@@ -27,6 +27,9 @@ from targets.lun import LunIdentity
 
 log = logging.getLogger(__name__)
 
+DRAIN_WITHIN_S = 10.0
+"""How long a clean stop waits for writes that are under way between volumes."""
+
 
 @dataclass(frozen=True, slots=True)
 class IntentSettings:
@@ -79,6 +82,8 @@ class Volumes:
         self._settings = settings
         self._new_id = new_id
         self._shelf: dict[str, Shelved] = {}
+        self._making = asyncio.Lock()
+        """Held while a name is being taken or given back."""
 
     def all(self) -> list[Shelved]:
         """Every volume and view."""
@@ -159,13 +164,30 @@ class Volumes:
 
     async def close_all(self) -> None:
         """A clean stop, with hosts and peers gone: everything is flushed, nothing is hot."""
+        try:
+            async with asyncio.timeout(DRAIN_WITHIN_S):
+                while not all(shelved.volume.idle for shelved in self._shelf.values()):
+                    await asyncio.gather(*(self._drained(each) for each in self._shelf.values()))
+        except TimeoutError:
+            log.warning("writes are still under way: not a clean stop")
         for shelved in self._shelf.values():
             await self._close(shelved)
+
+    async def _drained(self, shelved: Shelved) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def drained() -> None:
+            if not future.done():
+                future.set_result(None)
+
+        shelved.volume.drained(drained)
+        await future
 
     async def _close(self, shelved: Shelved) -> None:
         volume = shelved.volume
         intent = volume.intent
-        if intent is not None and not intent.busy and shelved.record.healthy:
+        clean = volume.idle and shelved.record.healthy
+        if intent is not None and not intent.busy and clean:
             try:
                 await finished(volume.settle)
                 await finished(intent.commit_clean)
@@ -179,6 +201,10 @@ class Volumes:
 
     async def create(self, asked: m.VolumeCreate) -> tuple[Shelved, bool]:
         """Make a volume; the flag is False when it is there already, with the same size."""
+        async with self._making:
+            return await self._create(asked)
+
+    async def _create(self, asked: m.VolumeCreate) -> tuple[Shelved, bool]:
         existing = self._shelf.get(asked.name)
         if existing is not None:
             if existing.view_of is None and existing.record.size_bytes == asked.size_bytes:
@@ -259,6 +285,10 @@ class Volumes:
 
     async def open_view(self, asked: m.ViewOpen) -> tuple[Shelved, bool]:
         """Open a throw-away copy-on-write view of a volume (law L13)."""
+        async with self._making:
+            return await self._open_view(asked)
+
+    async def _open_view(self, asked: m.ViewOpen) -> tuple[Shelved, bool]:
         base = self.get(asked.volume)
         existing = self._shelf.get(asked.view)
         if existing is not None:
@@ -273,25 +303,28 @@ class Volumes:
                 f"'{asked.volume}' is not one point in time",
                 "wait until its pair is in sync and split it",
             )
-        view_id = self._new_id()
+        view = ViewRecord(name=asked.view, id=self._new_id(), volume=asked.volume)
+        # From here on no copy may begin into the base.
+        base.volume.views += 1
+        base.volume.update_access()
+        self._catalogue.contents.views.append(view)
         try:
-            delta = self._disk.open(_view_file(view_id), base.record.size_bytes, create=True)
+            # In the catalogue first: a file that a crash leaves behind is found and dropped.
+            await self._catalogue.commit()
+            delta = self._disk.open(_view_file(view.id), base.record.size_bytes, create=True)
         except StoreError as error:
+            base.volume.views -= 1
+            base.volume.update_access()
+            self._catalogue.contents.views.remove(view)
             raise _refused(f"view '{asked.view}'", error) from error
-        self._catalogue.contents.views.append(
-            ViewRecord(name=asked.view, id=view_id, volume=asked.volume)
-        )
-        await self._catalogue.commit()
         record = VolumeRecord(
             name=asked.view,
-            id=view_id,
+            id=view.id,
             size_bytes=base.record.size_bytes,
             generation=base.record.generation,
         )
         store = OverlayStore(base.volume.store, delta)
         shelved = self._shelve(record, store, None, None, None, view_of=asked.volume)
-        base.volume.views += 1
-        base.volume.update_access()
         self._exporter.offer(shelved.iqn, shelved.volume)
         return shelved, True
 

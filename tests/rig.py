@@ -6,6 +6,7 @@ Owns starting and stopping them, and a stand-in for the front end that lets a te
 from __future__ import annotations
 
 import asyncio
+import random
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -25,6 +26,7 @@ from controller.volume.store import Disk
 from controller.volume.volume import Volume
 from controller.volumes import IntentSettings
 from targets.lun import LunError, UnitAttention
+from tests.plug import CrashDisk, Plug
 
 _T = TypeVar("_T")
 
@@ -81,6 +83,7 @@ class Running:
     exporter: StandInExporter
     published: Published
     offload: ThreadOffload
+    plug: Plug | None = None
 
     async def do(self, verb: str, params: m.Params) -> Outcome:
         return await self.node.commands.carry_out(verb, params)
@@ -101,9 +104,40 @@ class Running:
             lambda: f"{name} on {self.node.name}: {self.pair(name)}",
         )
 
+    def logged_in(self, name: str, *initiators: str) -> None:
+        """Pretend that these initiators, and no others, are logged in to a volume."""
+        iqn = self.node.volumes.get(name).iqn
+        self.exporter.logged_in[iqn] = [
+            m.SessionInfo(initiator=each, address="127.0.0.1:1", since_s=0.0) for each in initiators
+        ]
+
+    def cut_link(self) -> None:
+        """Break every connection, as a cable does: what is on the way is gone."""
+        for connection in list(self.node.links._live.values()):
+            assert connection._transport is not None
+            connection._transport.abort()
+
     async def stop(self) -> None:
         await self.node.stop()
         self.offload.close()
+
+    async def crash(self, chance: random.Random | None = None) -> None:
+        """Pull the plug. Without `chance` everything that was written is kept."""
+        assert self.plug is not None, "start it with crashes=True"
+        self.plug.pull()
+        node = self.node
+        if node._cancel_progress is not None:
+            node._cancel_progress()
+        tasks = [owner._task for owner in node.pairs.owners() if owner._task is not None]
+        tasks += [*node.links._dialers, *node.calls._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.cut_link()
+        await node.links._network.close()
+        await asyncio.to_thread(self.offload.close)
+        if chance is not None:
+            self.plug.leave_crash_images(chance)
 
 
 async def eventually(
@@ -129,13 +163,20 @@ async def start_node(
     port: int = 0,
     wrap: Callable[[Disk], Disk] = lambda disk: disk,
     intent: IntentSettings | None = None,
+    crashes: bool = False,
 ) -> Running:
     """Start a node over the files in `directory`; they may be those of an earlier run."""
     offload = ThreadOffload(asyncio.get_running_loop(), 4)
     exporter, published = StandInExporter(), Published()
+    disk: Disk = DirectoryDisk(directory / "data", offload)
+    meta_disk: Disk = DirectoryDisk(directory / "meta", offload)
+    plug = Plug() if crashes else None
+    if plug is not None:
+        disk = CrashDisk(disk, directory / "data", plug)
+        meta_disk = CrashDisk(meta_disk, directory / "meta", plug)
     world = Surroundings(
-        disk=wrap(DirectoryDisk(directory / "data", offload)),
-        meta_disk=DirectoryDisk(directory / "meta", offload),
+        disk=wrap(disk),
+        meta_disk=meta_disk,
         network=TcpNetwork(),
         exporter=exporter,
         clock=LoopClock(),
@@ -150,7 +191,7 @@ async def start_node(
     )
     node = Node(settings, world, published)
     await node.start()
-    return Running(node, directory, exporter, published, offload)
+    return Running(node, directory, exporter, published, offload, plug)
 
 
 @asynccontextmanager
@@ -206,3 +247,54 @@ def _resolve(future: asyncio.Future[None]) -> Callable[[LunError | None], None]:
             future.set_exception(error)
 
     return done
+
+
+async def chain(a: Running, b: Running, size_bytes: int = 1 << 20, **remote: object) -> None:
+    """first on a, second and third on b, all in sync; `remote` are fields of PairCreate."""
+    await a.do("volume.create", m.VolumeCreate(name="first", size_bytes=size_bytes))
+    for name in ("second", "third"):
+        await b.do("volume.create", m.VolumeCreate(name=name, size_bytes=size_bytes))
+    await a.do("pair.create", remote_pair(**remote))
+    await a.until("remote", m.PairState.PAIR)
+    await b.until("remote", m.PairState.PAIR)
+    await b.do("pair.create", LOCAL_PAIR)
+    await b.until("local", m.PairState.PAIR)
+
+
+LOCAL_PAIR = m.PairCreate(name="local", kind=m.PairKind.LOCAL, p_volume="second", s_volume="third")
+
+
+def remote_pair(**more: object) -> m.PairCreate:
+    """The remote pair of the chain, with other fields where they are given."""
+    fields: dict[str, object] = {
+        "name": "remote",
+        "kind": m.PairKind.REMOTE,
+        "p_volume": "first",
+        "s_volume": "second",
+        "peer": "b",
+    }
+    return m.PairCreate.model_validate(fields | more)
+
+
+async def linked(a: Running, b: Running) -> None:
+    """Wait until both know that the link is up."""
+    await eventually(lambda: a.node.links.connected("b") and b.node.links.connected("a"))
+
+
+async def unlinked(a: Running, b: Running) -> None:
+    """Cut the link and keep it cut, until `relink`; both know when this returns."""
+    for task in a.node.links._dialers:
+        task.cancel()
+    await asyncio.gather(*a.node.links._dialers, return_exceptions=True)
+    a.node.links._dialers.clear()
+    a.cut_link()
+    b.cut_link()
+    await eventually(lambda: not a.node.links.connected("b") and not b.node.links.connected("a"))
+
+
+async def relink(a: Running, b: Running) -> None:
+    """Let 'a' dial again and wait for the link."""
+    for peer in a.node.links.peers.values():
+        task = asyncio.create_task(a.node.links._keep_dialing(peer))
+        a.node.links._dialers.append(task)
+    await linked(a, b)

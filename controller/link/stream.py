@@ -29,6 +29,10 @@ from controller.link.frames import (
 )
 
 
+UNKNOWN_PAIR = "unknown_pair"
+"""Kind of the message that answers a message to a pair that isn't here."""
+
+
 class Send(Protocol):
     """Hands bytes to the wire; `payload` must be taken or copied before it returns."""
 
@@ -62,7 +66,7 @@ class _Arrived:
         """It has; a failure was reported by the pair itself, ahead of this acknowledgement."""
         del failure
         self.done = True
-        self.stream.settle()
+        self.stream.applied_one()
 
 
 class Stream:
@@ -86,6 +90,7 @@ class Stream:
         self._arrived: deque[_Arrived] = deque()
         self._acked_in = 0
         self._told_acked = 0
+        self._receiving = False
 
     # ------------------------------------------------------------ out
 
@@ -138,7 +143,11 @@ class Stream:
             if frame.sequence != self._next_in:
                 raise FrameError(f"{frame} where #{self._next_in} was due")
             self._next_in += 1
-            self._numbered(frame)
+            self._receiving = True
+            try:
+                self._numbered(frame)
+            finally:
+                self._receiving = False
         elif frame.kind is Kind.ACK:
             self._ack(frame.sequence)
         elif frame.kind is Kind.FLUSHED:
@@ -164,8 +173,9 @@ class Stream:
                 receiver.on_control(message)
             elif frame.pair == NODE:
                 self._on_node_control(message)
-            else:
-                self.send_control(frame.pair, {"kind": "unknown_pair"})
+            elif message.get("kind") != UNKNOWN_PAIR:
+                # An answer to this very message would be answered again, for ever.
+                self.send_control(frame.pair, {"kind": UNKNOWN_PAIR})
             arrived.done = True
         elif receiver is None:
             # The pair was deleted here; its last frames mean nothing any more.
@@ -190,6 +200,12 @@ class Stream:
             flushed("unknown pair")
         else:
             receiver.on_flush(flushed, copy=copy)
+
+    def applied_one(self) -> None:
+        """A frame has taken effect; outside of a batch nobody else would tell the peer."""
+        self.settle()
+        if not self._receiving:
+            self.send_acks()
 
     def settle(self) -> None:
         """Move the acknowledgement over everything that has taken effect in order."""
@@ -273,7 +289,14 @@ class StreamChannel:
         return self._stream.backlog_bytes
 
     def write(self, offset_bytes: int, data: memoryview, ticket: Ticket, *, copy: bool) -> None:
-        """Send data in frames of at most 1 MiB; the last one's acknowledgement is the ticket's."""
+        """Send data in frames of at most 1 MiB; the last one's acknowledgement is the ticket's.
+
+        While a stream closes its tickets are lost one by one, and whoever waited for one may
+        write again at once: on a closed stream the ticket is lost before this returns.
+        """
+        if not self._stream.open:
+            ticket.lost()
+            return
         flags = FLAG_COPY if copy else 0
         size = len(data)
         for at in range(0, size, MAX_PAYLOAD_BYTES):
@@ -291,6 +314,9 @@ class StreamChannel:
 
     def discard(self, offset_bytes: int, length_bytes: int, ticket: Ticket, *, copy: bool) -> None:
         """Send discards of at most 128 MiB."""
+        if not self._stream.open:
+            ticket.lost()
+            return
         flags = FLAG_COPY if copy else 0
         for at in range(0, length_bytes, MAX_DISCARD_BYTES):
             piece_bytes = min(MAX_DISCARD_BYTES, length_bytes - at)
@@ -306,16 +332,23 @@ class StreamChannel:
 
     def flush(self, ticket: Ticket, *, copy: bool) -> None:
         """Ask for durability."""
+        if not self._stream.open:
+            ticket.lost()
+            return
         flags = FLAG_COPY if copy else 0
         wire_bytes = self._stream.send(Kind.FLUSH, self._pair, ticket=ticket, flags=flags)
         self._receiver.count_wire(wire_bytes)
 
     def control(self, message: Control) -> None:
         """Send JSON."""
+        if not self._stream.open:
+            return
         self._receiver.count_wire(self._stream.send_control(self._pair, message))
 
     def bitmap(self, payload: bytes) -> None:
         """Send pages."""
+        if not self._stream.open:
+            return
         self._receiver.count_wire(self._stream.send(Kind.BITMAP, self._pair, payload))
 
     def forget(self) -> None:

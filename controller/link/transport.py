@@ -106,9 +106,11 @@ class Connection(asyncio.BufferedProtocol):
         self.reason = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Say hello first; both sides do."""
+        """Who dialed says hello; who listens answers it, with a refusal if it must be."""
         self._transport = cast("asyncio.Transport", transport)
-        self._transport.write(self._hello_bytes())
+        self._links.connections.add(self)
+        if self._dialed:
+            self._transport.write(self._hello_bytes())
         self._timer = self._loop.call_later(HELLO_WITHIN_S, self._tick)
 
     def _hello_bytes(self, refused: str = "") -> bytes:
@@ -128,7 +130,7 @@ class Connection(asyncio.BufferedProtocol):
             while (parsed := parse(self._view[at : self._filled])) is not None:
                 frame, size = parsed
                 at += size
-                if self.stream is not None:
+                if self.stream is not None and frame.kind is not Kind.HELLO:
                     if frame.kind is Kind.PING:
                         self.send(encode_header(Kind.PONG))
                     self.stream.receive(frame)
@@ -150,9 +152,13 @@ class Connection(asyncio.BufferedProtocol):
 
     def _greeted(self, hello: Hello) -> None:
         refusal = check_hello(hello, self._links.me, self._links.known)
+        if self.stream is not None:
+            # Who dialed may still refuse whom it reached.
+            self.abort(refusal or "protocol error: a second hello")
+            return
+        if self._transport is not None and (refusal or not self._dialed) and not hello.refused:
+            self._transport.write(self._hello_bytes(refusal))
         if refusal:
-            if self._transport is not None:
-                self._transport.write(self._hello_bytes(refusal))
             self.peer = hello.node if hello.node in self._links.peers else ""
             self.abort(refusal)
             return
@@ -201,13 +207,18 @@ class Connection(asyncio.BufferedProtocol):
         if self._timer is not None:
             self._timer.cancel()
         if self._transport is not None and not self._transport.is_closing():
-            # Not abort(): a refusal that was just written has to arrive.
-            self._transport.close()
+            # A refusal that was just written has to arrive; a peer that is silent would keep
+            # the rest of a stream in our memory for ever.
+            if self.stream is None:
+                self._transport.close()
+            else:
+                self._transport.abort()
         self._links.ended(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
         self._transport = None
+        self._links.connections.discard(self)
         self.abort(str(exc) if exc else "closed by the peer")
 
 
@@ -228,6 +239,8 @@ class Links:
         self.events = events
         self.reasons: dict[str, str] = {peer.name: "not connected yet" for peer in peers}
         self._network = network
+        self.connections: set[Connection] = set()
+        """Every connection that has not been lost yet, greeted or not."""
         self._live: dict[str, Connection] = {}
         self._lost = {peer.name: asyncio.Event() for peer in peers}
         self._dialers: list[asyncio.Task[None]] = []
@@ -314,6 +327,6 @@ class Links:
         for task in self._dialers:
             task.cancel()
         await asyncio.gather(*self._dialers, return_exceptions=True)
-        for connection in list(self._live.values()):
+        for connection in list(self.connections):
             connection.abort("this node stops")
         await self._network.close()

@@ -23,6 +23,8 @@ from controller.volume.store import BlockStore, StoreError
 CHUNK_BYTES = 256 << 10
 WINDOW_BYTES = 8 << 20
 BATCH_BYTES = 64 << 20
+DISCARD_WEIGHT_BYTES = 64 << 10
+"""What a discard of any length counts for, beside data."""
 STEP_BYTES = 4 << 20
 """Sent at most in one go before the loop gets a turn."""
 
@@ -47,14 +49,16 @@ class CopyFailed(Protocol):
 class _Piece:
     """The ticket of one copied piece."""
 
-    __slots__ = ("copier", "size_bytes")
+    __slots__ = ("copier", "size_bytes", "weight_bytes")
 
-    def __init__(self, copier: Copier, size_bytes: int) -> None:
+    def __init__(self, copier: Copier, size_bytes: int, weight_bytes: int) -> None:
         self.copier = copier
         self.size_bytes = size_bytes
+        self.weight_bytes = weight_bytes
+        """What it takes of the window: a discard is one frame, however long."""
 
     def acked(self) -> None:
-        self.copier.piece_acked(self.size_bytes)
+        self.copier.piece_acked(self.size_bytes, self.weight_bytes)
 
     def lost(self) -> None:
         self.copier.stop()
@@ -111,6 +115,8 @@ class Copier:
         self.union_bytes = bitmap.dirty_bytes
         self.left_bytes = self.union_bytes
         self.payload_bytes = 0
+        self.ended = False
+        """Everything is copied, flushed on both sides, and cleared here."""
 
     def progress(self) -> Progress:
         """How far it is."""
@@ -170,9 +176,9 @@ class Copier:
             if data_at is not None:
                 count = min(count, data_at // BLOCK_BYTES - first)
             self._sent(first, count, 0)
-            piece = _Piece(self, count * BLOCK_BYTES)
+            piece = _Piece(self, count * BLOCK_BYTES, DISCARD_WEIGHT_BYTES)
             self._channel.discard(offset_bytes, count * BLOCK_BYTES, piece, copy=True)
-            return CHUNK_BYTES
+            return DISCARD_WEIGHT_BYTES
         count = min(count, CHUNK_BYTES // BLOCK_BYTES)
         self._read(first, count)
         return count * BLOCK_BYTES
@@ -195,7 +201,8 @@ class Copier:
                 return
             self._sent(first, count, len(data))
             self._cap.spent(len(data))
-            self._channel.write(first * BLOCK_BYTES, data, _Piece(self, len(data)), copy=True)
+            piece = _Piece(self, len(data), len(data))
+            self._channel.write(first * BLOCK_BYTES, data, piece, copy=True)
             self.pump()
 
         self._store.read(first * BLOCK_BYTES, data, read)
@@ -204,12 +211,12 @@ class Copier:
         self._cursor = first + count
         self._batch.append((first, count))
         self._batch_bytes += max(payload_bytes, BLOCK_BYTES)
-        self._in_flight_bytes += count * BLOCK_BYTES
+        self._in_flight_bytes += payload_bytes or DISCARD_WEIGHT_BYTES
         self.payload_bytes += payload_bytes
 
-    def piece_acked(self, size_bytes: int) -> None:
+    def piece_acked(self, size_bytes: int, weight_bytes: int) -> None:
         """The target has applied a piece."""
-        self._in_flight_bytes -= size_bytes
+        self._in_flight_bytes -= weight_bytes
         self.left_bytes = max(0, self.left_bytes - size_bytes)
         self._meter.add(size_bytes, self._clock.now_s())
         self.pump()
@@ -256,4 +263,5 @@ class Copier:
             self._again(0)
         else:
             self.stop()
+            self.ended = True
             self._done()

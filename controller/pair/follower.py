@@ -40,7 +40,7 @@ class Follower:
         elif isinstance(message, msg.Finished) and self._record.state is PairState.RCPY:
             # The P-VOL's writes may be right behind this message.
             side.follow()
-            owner.post(message)
+            owner.deliver(message)
         elif isinstance(message, msg.Started) and self._record.state is PairState.COPY:
             side.union_bytes = message.union_bytes
             side.sink_left_bytes = message.union_bytes
@@ -52,9 +52,7 @@ class Follower:
     def _split(self, split: msg.Split) -> None:
         record, side, owner = self._record, self._side, self._owner
         state = after(record.state, Event.TOLD_SPLIT)
-        if state is None:
-            return
-        if side.volume.state.consistent:
+        if state is not None and side.volume.state.consistent:
             side.part()
             record.goal = "split"
             record.halted = False
@@ -77,13 +75,15 @@ class Follower:
             await self._reverse(message)
         elif isinstance(message, msg.Finished):
             await self._copied_back()
-        elif isinstance(message, msg.SplitDone):
-            await owner.services.commit()
-            owner.send(message)
         elif isinstance(message, msg.Delete):
             self._side.part()
             await owner.services.forget(self._side)
             owner.send(msg.Deleted())
+
+    async def split_stored(self, done: msg.SplitDone) -> None:
+        """The split has happened: make it durable, then say so."""
+        await self._owner.services.commit()
+        self._owner.send(done)
 
     async def _prepare(self, prepare: msg.Prepare) -> None:
         """Become the target: close the door to hosts, keep one consistent copy, tell our bits."""
@@ -93,21 +93,23 @@ class Follower:
         if use or state is None:
             owner.send(msg.Refused(reason=use or f"the S-VOL is in {record.state}"))
             return
+        channel = owner.epoch()
         side.begin_resync()
         record.goal = "mirror"
         record.halted = False
         owner.set_state(state)
         await owner.drained()
+        owner.still(channel)
         if prepare.dirty_bytes or len(side.bitmap):
             await owner.services.guard(side)
+            owner.still(channel)
             side.volume.state.consistent = False
         record.agree(prepare.current)
         await owner.services.commit()
+        owner.still(channel)
         side.follow()
-        channel = side.channel
-        if channel is not None:
-            for payload in encode(side.bitmap):
-                channel.bitmap(payload)
+        for payload in encode(side.bitmap):
+            channel.bitmap(payload)
         owner.send(msg.Prepared(dirty_bytes=side.bitmap.dirty_bytes))
 
     async def _finish(self) -> None:
@@ -115,12 +117,14 @@ class Follower:
         record, side, owner = self._record, self._side, self._owner
         if record.state is not PairState.COPY or not side.sinking:
             return
+        channel = owner.epoch()
         side.bitmap.clear_all()
         side.volume.state.consistent = True
         side.volume.state.generation = record.current
         side.counting_wire = False
         owner.set_state(PairState.PAIR)
         await owner.save()
+        owner.still(channel)
         owner.send(msg.Finished())
         owner.services.in_sync(side)
 
@@ -134,16 +138,26 @@ class Follower:
         if record.current != reverse.agreed:
             owner.send(msg.Refused(reason="the S-VOL was written just now; give the command again"))
             return
+        channel, before = side.channel, record.state
         side.begin_resync()
+        owner.set_state(state)
+        await owner.drained()
+        owner.still(channel)
+        if record.current != reverse.agreed:
+            # A host's write was waiting for its new generation when we closed the door.
+            owner.set_state(before)
+            owner.send(msg.Refused(reason="the S-VOL was written just now; give the command again"))
+            return
         record.goal = "reverse"
         record.halted = False
         record.rate_limit_bytes_per_s = reverse.rate_limit_bytes_per_s
-        owner.set_state(state)
-        await owner.drained()
         side.union_bytes = side.bitmap.dirty_bytes
         side.discarded_bytes = reverse.dirty_bytes
         record.agree(record.current)
         await owner.save()
+        owner.still(channel)
+        if record.state is not PairState.RCPY:
+            return
 
         def failed(error: StoreError) -> None:
             owner.store_failed(str(error))
@@ -152,7 +166,7 @@ class Follower:
         side.copier = Copier(
             side.volume.store,
             side.bitmap,
-            side.channel,
+            channel,
             side.clock,
             record.rate_limit_bytes_per_s,
             owner.copied,
@@ -163,10 +177,12 @@ class Follower:
     async def copied_back(self) -> None:
         """The copier has ended: the target says so on its disk, then we do on ours."""
         side, owner, record = self._side, self._owner, self._record
-        if record.state is not PairState.RCPY or side.copier is None:
+        copier, channel = side.copier, owner.epoch()
+        if record.state is not PairState.RCPY or copier is None or not copier.ended:
             return
-        side.payload_bytes = side.copier.payload_bytes
+        side.payload_bytes = copier.payload_bytes
         await finished(side.bitmap_file.save)
+        owner.still(channel)
         owner.send(msg.Finish())
 
     async def _copied_back(self) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from controller.api.codes import Code, Verdict
 from controller.api.errors import RejectedError
-from controller.api.messages import Direction, PairState
+from controller.api.messages import Direction, PairState, Role
 from controller.pair import messages as msg
 from controller.pair.asked import Asked
 from controller.pair.copier import Copier
@@ -113,6 +113,10 @@ class Leader:
                 f"'{record.name}': {decision.rule.value}, and nobody asked for that",
                 f"trilun pair resync {record.name} --reverse, or without to discard those writes",
             )
+        if decision.direction is Direction.REVERSE:
+            self._check_exclusive(force=asked.force or record.goal == "reverse")
+        elif report.in_use:
+            raise RejectedError(Code.IN_USE, report.in_use, "end that first")
         if decision.how is How.FULL:
             self._side.bitmap.set_all()
         if asked.rate_limit_bytes_per_s is not None:
@@ -120,11 +124,8 @@ class Leader:
         record.halted = False
         record.guarded = False
         if decision.direction is Direction.FORWARD:
-            if report.in_use:
-                raise RejectedError(Code.IN_USE, report.in_use, "end that first")
             await self._forward()
         else:
-            self._check_exclusive(force=asked.force or record.goal == "reverse")
             await self._reverse(report.current)
         owner.services.changed(self._side)
 
@@ -157,9 +158,15 @@ class Leader:
     async def delete(self, *, force: bool) -> None:
         """Dissolve the pair on both sides; with force on this one alone when it must be."""
         record = self._record
+        if record.role is Role.P_VOL and not self._side.volume.state.consistent and not force:
+            raise RejectedError(
+                Code.NOT_CONSISTENT,
+                f"'{self._side.volume.name}' is half copied and would stay unusable",
+                f"end the copy: trilun pair resync {record.name} --reverse, or use --force",
+            )
         if self._side.channel is not None:
             self._side.part()
-            await self._owner.converse(msg.Delete(), msg.Deleted)
+            await self._owner.converse(msg.Delete(), msg.Deleted, msg.UnknownPair)
         elif not force:
             raise RejectedError(
                 Code.NO_PEER,
@@ -172,21 +179,35 @@ class Leader:
     # ------------------------------------------------------------ copies
 
     async def _forward(self) -> None:
-        owner, side = self._owner, self._side
+        owner, side, record = self._owner, self._side, self._record
+        channel = owner.epoch()
         side.begin_resync()
-        prepare = msg.Prepare(dirty_bytes=side.bitmap.dirty_bytes, current=self._record.current)
-        reply = await owner.converse(prepare, msg.Prepared, msg.Refused)
-        if isinstance(reply, msg.Refused):
-            raise RejectedError(Code.IN_USE, reply.reason)
-        assert isinstance(reply, msg.Prepared)
+        # A host may write while the other side prepares. Then the target has agreed on the
+        # generation before that write, and so do we: its blocks are marked and travel. Where
+        # the target was told that nothing would be copied, it has to be asked again, because
+        # a copy makes it inconsistent (law L7).
+        while True:
+            agreed, dirty_bytes = record.current, side.bitmap.dirty_bytes
+            prepare = msg.Prepare(dirty_bytes=dirty_bytes, current=agreed)
+            reply = await owner.converse(prepare, msg.Prepared, msg.Refused)
+            owner.still(channel)
+            if isinstance(reply, msg.Refused):
+                raise RejectedError(Code.IN_USE, reply.reason)
+            assert isinstance(reply, msg.Prepared)
+            if dirty_bytes or reply.dirty_bytes or not side.bitmap.dirty_bytes:
+                break
         side.discarded_bytes = reply.dirty_bytes
         side.union_bytes = side.bitmap.dirty_bytes
         # From this step on every write of a host is in the stream, behind all copies before it.
         side.lead()
-        self._record.goal = "mirror"
-        self._record.agree(self._record.current)
+        record.goal = "mirror"
+        record.agree(agreed)
+        side.volume.state.generation = agreed
         owner.set_state(PairState.COPY)
         await owner.save()
+        owner.still(channel)
+        if not side.mirroring:
+            return
         owner.send(msg.Started(union_bytes=side.union_bytes, discarded_bytes=side.discarded_bytes))
         self.start_copier()
 
@@ -213,11 +234,20 @@ class Leader:
     async def copied(self) -> None:
         """The forward copy has ended: say so on disk, on both sides."""
         side, owner, record = self._side, self._owner, self._record
-        if record.state is not PairState.COPY or side.copier is None:
+        copier, channel = side.copier, owner.epoch()
+        if record.state is not PairState.COPY or copier is None or not copier.ended:
             return
-        side.payload_bytes = side.copier.payload_bytes
+        if not side.volume.state.consistent:
+            # The source is the target of another pair's copy just now: a mirror of it is no
+            # point in time either (law L7). `Pairs.in_sync` comes back here.
+            return
+        side.payload_bytes = copier.payload_bytes
         await finished(side.bitmap_file.save)
+        owner.still(channel)
         await owner.converse(msg.Finish(), msg.Finished)
+        owner.still(channel)
+        if side.copier is not copier:
+            return
         side.copier = None
         side.counting_wire = False
         owner.set_state(PairState.PAIR)
@@ -226,16 +256,19 @@ class Leader:
 
     async def _reverse(self, current: str) -> None:
         owner, side, record = self._owner, self._side, self._record
+        channel = owner.epoch()
         side.begin_resync()
-        before = record.model_copy()
-        record.goal = "reverse"
+        before, was_consistent = record.model_copy(), side.volume.state.consistent
         owner.set_state(PairState.RCPY)
         await owner.drained()
         await owner.services.guard(side)
+        owner.still(channel)
+        record.goal = "reverse"
         side.volume.state.consistent = False
         record.agree(current)
         side.follow()
         await owner.save()
+        owner.still(channel)
         dirty_bytes = side.bitmap.dirty_bytes
         side.discarded_bytes = dirty_bytes
         self._send_bitmap()
@@ -245,9 +278,10 @@ class Leader:
             rate_limit_bytes_per_s=record.rate_limit_bytes_per_s,
         )
         reply = await owner.converse(reverse, msg.Started, msg.Refused)
+        owner.still(channel)
         if isinstance(reply, msg.Refused):
             side.part()
-            side.volume.state.consistent = True
+            side.volume.state.consistent = was_consistent
             record.goal = before.goal
             record.current, record.baseline = before.current, before.baseline
             record.history = before.history
@@ -270,11 +304,15 @@ class Leader:
 
     async def _copied_back(self) -> None:
         side, owner, record = self._side, self._owner, self._record
+        channel = owner.epoch()
         side.bitmap.clear_all()
         record.goal = "mirror"
         side.volume.state.consistent = True
         side.volume.state.generation = record.current
         await owner.save()
+        owner.still(channel)
+        if not side.sinking:
+            return
         side.counting_wire = False
         owner.send(msg.Finished())
         side.lead()
@@ -313,6 +351,9 @@ class Leader:
                 self._send_split()
                 await self.complete_split()
             self._side.peer_suspended = True
+            if record.state is PairState.PSUE and not record.halted:
+                # The link broke while a copy was being prepared: the split stands.
+                owner.set_state(PairState.PSUS)
             record.reason = ""
             owner.services.changed(self._side)
         elif not record.halted and record.state is PairState.PSUE:

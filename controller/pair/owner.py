@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from controller.api.codes import Code, Verdict
@@ -24,7 +25,7 @@ from controller.pair.follower import Follower
 from controller.pair.leader import Leader
 from controller.pair.side import PairSide
 from controller.pair.table import Answer, Command, Event, after, answer
-from controller.volume.store import finished
+from controller.volume.store import StoreError, finished
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,14 @@ class Unguard:
     """Inbox item: the source of a pair that the guard split is in sync again."""
 
 
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """Inbox item: a message, and the epoch it belongs to (law L9)."""
+
+    message: msg.PairMessage
+    channel: Channel | None
+
+
 class PairOwner:
     """The owner task of one side."""
 
@@ -105,6 +114,24 @@ class PairOwner:
             self.record.state = state
             self.record.reason = "the controller was restarted; waiting for the other side"
         self._task = asyncio.create_task(self._serve(), name=f"pair {self.record.name}")
+        self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Nobody is left to answer: whoever waits is told so, and a mistake of ours is logged."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("pair %s: its owner has failed", self.record.name, exc_info=error)
+        self._retired = True
+        while not self._inbox.empty():
+            _, done = self._inbox.get_nowait()
+            if done is not None and not done.done():
+                done.set_exception(self._gone())
+
+    def _gone(self) -> RejectedError:
+        return RejectedError(
+            Code.NOT_FOUND,
+            f"pair '{self.record.name}' is not served here any more",
+            "trilun pair list shows what there is",
+        )
 
     async def stop(self) -> None:
         """End the task; what it was doing goes on from the record at the next start."""
@@ -115,6 +142,8 @@ class PairOwner:
 
     async def ask(self, asked: Asked) -> Answer:
         """Carry out a command in its turn."""
+        if self._retired:
+            raise self._gone()
         done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         try:
             self._inbox.put_nowait((asked, done))
@@ -155,8 +184,7 @@ class PairOwner:
             self._leader.peer_failed(message.reason)
             return
         if isinstance(message, msg.UnknownPair):
-            self.halt("the other controller doesn't know this pair", "delete it on both sides")
-            self.post("persist")
+            self._unknown_there(message)
             return
         for entry in self._awaiting:
             if isinstance(message, entry[0]):
@@ -164,7 +192,25 @@ class PairOwner:
                 if not entry[1].done():
                     entry[1].set_result(message)
                 return
-        self.post(message)
+        self.deliver(message)
+
+    def deliver(self, message: msg.PairMessage) -> None:
+        """Deal with a message in its turn, if its epoch still lasts then."""
+        self.post(Delivered(message, self.side.channel))
+
+    def _unknown_there(self, message: msg.UnknownPair) -> None:
+        reason = "the other controller doesn't know this pair"
+        awaiting, self._awaiting = self._awaiting, []
+        for kinds, reply in awaiting:
+            if reply.done():
+                continue
+            if msg.UnknownPair in kinds:
+                reply.set_result(message)
+            else:
+                reply.set_exception(LinkLost(reason))
+                reply.exception()
+        self.halt(reason, f"delete it here too: trilun pair delete {self.record.name}")
+        self.post("persist")
 
     def opened(self, channel: Channel) -> None:
         """A new epoch: the P-VOL's side begins the conversation."""
@@ -217,6 +263,21 @@ class PairOwner:
         """Put a message into the stream, if there is one."""
         if self.side.channel is not None and self.side.channel.alive:
             self.side.channel.control(message.model_dump(mode="json"))
+
+    def epoch(self) -> Channel:
+        """The channel of this conversation; LinkLost when there is none."""
+        if self.side.channel is None:
+            raise LinkLost("no link")
+        return self.side.channel
+
+    def still(self, channel: Channel) -> None:
+        """LinkLost when the epoch a conversation began in has ended, even if a new one is up.
+
+        To be called behind every wait: what follows it would be said to the wrong epoch, and a
+        side that doesn't follow acknowledges frames it has ignored.
+        """
+        if self.side.channel is not channel:
+            raise LinkLost("the link broke meanwhile")
 
     def awaiting(self, *kinds: type[msg.Message]) -> Reply:
         """The next message of one of these kinds. To be called before what it answers is sent."""
@@ -308,24 +369,32 @@ class PairOwner:
             try:
                 result = await self._handle(item)
             except LinkLost as error:
-                if done is None:
-                    log.info("pair %s: %s", self.record.name, error)
-                else:
-                    done.set_exception(
-                        RejectedError(
-                            Code.NO_PEER,
-                            f"the other side of '{self.record.name}' went away: {error}",
-                            "look at `trilun pair show`; the pair goes on when the link is back",
-                        )
-                    )
+                self._refuse(
+                    done,
+                    RejectedError(
+                        Code.NO_PEER,
+                        f"the other side of '{self.record.name}' went away: {error}",
+                        "look at `trilun pair show`; the pair goes on when the link is back",
+                    ),
+                )
             except RejectedError as error:
-                if done is None:
-                    log.warning("pair %s: %s", self.record.name, error.message)
-                else:
-                    done.set_exception(error)
+                self._refuse(done, error)
+            except StoreError as error:
+                self.halt(str(error), "mend the disk that holds state_dir, then restart trilund")
+                self._refuse(done, RejectedError(Code.IO_ERROR, f"metadata: {error}"))
+            except BaseException:
+                if done is not None and not done.done():
+                    done.set_exception(self._gone())
+                raise
             else:
                 if done is not None and not done.done():
                     done.set_result(result)
+
+    def _refuse(self, done: asyncio.Future[Answer] | None, error: RejectedError) -> None:
+        if done is None:
+            log.warning("pair %s: %s", self.record.name, error.message)
+        elif not done.done():
+            done.set_exception(error)
 
     async def _handle(self, item: object) -> Answer:
         accepted = Answer(Verdict.ACCEPTED, self.record.state, "")
@@ -343,11 +412,15 @@ class PairOwner:
             )
         elif item == "persist":
             await self.services.commit()
-        elif isinstance(item, msg.Message):
-            if self.record.role is Role.P_VOL:
-                await self._leader.take(item)
+        elif isinstance(item, Delivered):
+            if item.channel is not self.side.channel:
+                log.info("pair %s: %r of an old epoch dropped", self.record.name, item.message)
+            elif self.record.role is Role.P_VOL:
+                await self._leader.take(item.message)
             else:
-                await self._follower.take(item)
+                await self._follower.take(item.message)
+        elif isinstance(item, msg.SplitDone):
+            await self._follower.split_stored(item)
         elif isinstance(item, SplitBegun):
             await self._leader.complete_split()
         elif isinstance(item, Unguard) and self.record.guarded:
@@ -359,10 +432,11 @@ class PairOwner:
         if command is Command.RESYNC and asked.direction is Direction.REVERSE:
             command = Command.REVERSE
         row = answer(self.record.state, command, self.record.name)
-        if self.record.role is Role.S_VOL and not (command is Command.DELETE and asked.force):
-            # Rule 1 of the table: whoever asks the S-VOL's side when the P-VOL's can't be asked.
-            row = answer(PairState.SSUS, command, self.record.name)
-        if row.verdict is Verdict.REJECTED and not (command is Command.DELETE and asked.force):
+        forced = command is Command.DELETE and asked.force
+        if self.record.role is Role.S_VOL and row.verdict is Verdict.ACCEPTED and not forced:
+            # Rule 1 of the table: the P-VOL's side decides, and can't be asked now.
+            row = answer(PairState.SSUS, Command.RESYNC, self.record.name)
+        if row.verdict is Verdict.REJECTED and not forced:
             raise RejectedError(
                 Code.WRONG_STATE,
                 f"pair '{self.record.name}' is in {self.record.state}: {row.reason}",
@@ -372,6 +446,12 @@ class PairOwner:
         if row.verdict is Verdict.NO_OP and not (
             command is Command.SPLIT and asked.writable and self.record.role is Role.P_VOL
         ):
+            if command is Command.SPLIT and self.record.guarded:
+                # What the guard split now stays split: the operator said so.
+                self.record.guarded = False
+                self.record.reason = ""
+                self.services.changed(self.side)
+                await self.services.commit()
             return row
         if command is Command.SPLIT:
             await self._leader.split(asked.label, writable=asked.writable)

@@ -234,6 +234,10 @@ class PairSide:
             return
         if copy:
             self._note_copy(offset_bytes, length_bytes, 0)
+            if self.volume.is_hole(offset_bytes, length_bytes):
+                # A copied hole that is one here already changes nothing, and logs nothing.
+                applied("")
+                return
         self.volume.apply_discard(offset_bytes, length_bytes, self, self._sink_done(applied))
 
     def _admits(self, offset_bytes: int, length_bytes: int, applied: Applied) -> bool:

@@ -98,9 +98,12 @@ class DirtyBitmap:
         page, bit = divmod(from_block, PAGE_BITS)
         value = self._pages.get(page, 0) >> bit
         if not value:
-            page = min((p for p in self._pages if p > page), default=-1)
-            if page < 0:
-                return None
+            # Page by page, so that a whole pass costs no more than there are pages.
+            page += 1
+            while page not in self._pages:
+                page += 1
+                if page >= self.page_count:
+                    return None
             bit, value = 0, self._pages[page]
         skip = (value & -value).bit_length() - 1
         value >>= skip

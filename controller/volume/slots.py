@@ -103,6 +103,10 @@ class SlotRing:
         self._sequence, payload = max(found)
         return payload
 
+    def close(self) -> None:
+        """Let go of the store."""
+        self._store.close()
+
     def commit(self, payload: bytes, done: StoreDone) -> None:
         """Replace the record; durable when `done` runs without an error."""
         assert not self._committing

@@ -162,10 +162,10 @@ class Volume:
 
         `data` need only be valid during the call.
         """
-        if (
-            self._queue
-            or not self.store.writes_at_once
-            or not self._ready_for(offset_bytes, len(data))
+        first = offset_bytes // self._extent_bytes
+        last = (offset_bytes + len(data) - 1) // self._extent_bytes
+        if not (
+            self.store.writes_at_once and not self._queue and self._may_go(first, last, source)
         ):
             data = memoryview(bytes(data))
         self._steps(offset_bytes, len(data), data, done, source)
@@ -176,10 +176,22 @@ class Volume:
         """Discard what the other side discarded."""
         self._steps(offset_bytes, length_bytes, None, done, source)
 
+    def is_hole(self, offset_bytes: int, length_bytes: int) -> bool:
+        """Whether a range holds nothing, and no write that was accepted may change that."""
+        if self._queue or self._storing:
+            return False
+        data_at = self.store.next_data(offset_bytes)
+        return data_at is None or data_at >= offset_bytes + length_bytes
+
     def barrier(self, run: Callable[[], None]) -> None:
         """Call `run` at this point of the write order: all before is stored, nothing after is."""
         self._queue.append(run)
         self._drain()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no write is queued or in flight."""
+        return not (self._in_flight or self._queue)
 
     def drained(self, run: Callable[[], None]) -> None:
         """Call `run` when no write is queued or in flight. The caller has closed the door."""
@@ -227,8 +239,7 @@ class Volume:
                 access = _NOT_READY
             else:
                 access = _READ_ONLY if _READ_ONLY in votes else _OPEN
-        if access is not self.access:
-            self.access = access
+        self.access = access
         self._services.changed(self)
 
     def fail(self, error: StoreError) -> None:
@@ -243,7 +254,7 @@ class Volume:
         queue, self._queue = self._queue, deque()
         for entry in queue:
             if isinstance(entry, WriteOp):
-                entry.end(lun_error(error, reading=False))
+                entry.refuse(lun_error(error, reading=False))
             else:
                 entry()
         self._services.commit(lambda _error: None)
@@ -303,7 +314,9 @@ class Volume:
         return written
 
     def _accept(self, op: WriteOp) -> None:
-        if self._queue or not self._ready(op):
+        if self._failure is not None:
+            op.refuse(lun_error(self._failure, reading=False))
+        elif self._queue or not self._ready(op):
             self._queue.append(op)
             if self.intent is not None and self.trackers:
                 self.intent.want(op.first_extent, op.last_extent)
@@ -311,23 +324,20 @@ class Volume:
         else:
             self._submit(op)
 
-    def _ready_for(self, offset_bytes: int, length_bytes: int) -> bool:
-        if self.intent is None or not self.trackers:
-            return True
-        last = (offset_bytes + length_bytes - 1) // self._extent_bytes
-        return self.intent.covers(offset_bytes // self._extent_bytes, last)
-
     def _ready(self, op: WriteOp) -> bool:
+        return self._may_go(op.first_extent, op.last_extent, op.source)
+
+    def _may_go(self, first: int, last: int, source: Tracker | None) -> bool:
+        """Whether a write to these extents could be submitted now, but for the queue."""
         if not self.trackers:
             return True
-        if self.intent is not None and not self.intent.covers(op.first_extent, op.last_extent):
+        if self.intent is not None and not self.intent.covers(first, last):
             return False
         if self._beginning_generation:
             return False
-        for tracker in self.trackers:
-            if tracker is not op.source and tracker.wants_generation:
-                return False
-        return True
+        return not any(
+            tracker is not source and tracker.wants_generation for tracker in self.trackers
+        )
 
     def _drain(self) -> None:
         if self._draining:
@@ -343,7 +353,7 @@ class Volume:
                     head()
                 elif self._failure is not None:
                     self._queue.popleft()
-                    head.end(lun_error(self._failure, reading=False))
+                    head.refuse(lun_error(self._failure, reading=False))
                 elif self._ready(head):
                     self._queue.popleft()
                     self._submit(head)

@@ -124,6 +124,11 @@ class WriteOp:
             self._answer(self.error)
         self.unpin()
 
+    def refuse(self, error: LunError) -> None:
+        """The write was never submitted, and never will be: it holds no extents."""
+        self.first_extent = -1
+        self.end(error)
+
     def pin(self) -> None:
         """Something outlives the answer: keep the extents hot until it has ended."""
         self._pins += 1

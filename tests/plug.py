@@ -1,0 +1,144 @@
+"""A disk whose plug can be pulled: what was not flushed is kept, dropped or half kept.
+
+Owns the model of a volatile write cache over real files. Until the plug is pulled it is
+transparent. Afterwards no call ends any more, and every file holds what was flushed plus an
+arbitrary part of what was not, torn between sectors.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from controller.volume.store import BlockStore, Disk, StoreDone, StoreError
+
+SECTOR = 512
+
+
+class Plug:
+    """One machine's power, for all its disks."""
+
+    def __init__(self) -> None:
+        self.pulled = False
+        self.stores: list[CrashStore] = []
+
+    def pull(self) -> None:
+        """From this moment on nothing is written and nothing is answered."""
+        self.pulled = True
+
+    def leave_crash_images(self, chance: random.Random) -> None:
+        """Decide what the platters hold. To be called when no thread works on the files."""
+        for store in self.stores:
+            store.leave_crash_image(chance)
+
+
+class CrashStore:
+    """A store with a write cache that a crash loses."""
+
+    def __init__(self, inner: BlockStore, path: Path, plug: Plug) -> None:
+        self._inner = inner
+        self._path = path
+        self._plug = plug
+        self._durable = bytearray(path.read_bytes())
+        self._pending: list[tuple[int, bytes]] = []
+        self._closed = False
+        plug.stores.append(self)
+
+    @property
+    def size_bytes(self) -> int:
+        return self._inner.size_bytes
+
+    @property
+    def writes_at_once(self) -> bool:
+        return self._inner.writes_at_once
+
+    def _guarded(self, done: StoreDone) -> StoreDone:
+        def ended(error: StoreError | None) -> None:
+            if not self._plug.pulled:
+                done(error)
+
+        return ended
+
+    def read(self, offset_bytes: int, into: memoryview, done: StoreDone) -> None:
+        if not self._plug.pulled:
+            self._inner.read(offset_bytes, into, self._guarded(done))
+
+    def write(self, offset_bytes: int, data: memoryview, done: StoreDone) -> None:
+        if not self._plug.pulled:
+            self._pending.append((offset_bytes, bytes(data)))
+            self._inner.write(offset_bytes, data, self._guarded(done))
+
+    def discard(self, offset_bytes: int, length_bytes: int, done: StoreDone) -> None:
+        if not self._plug.pulled:
+            self._pending.append((offset_bytes, bytes(length_bytes)))
+            self._inner.discard(offset_bytes, length_bytes, self._guarded(done))
+
+    def flush(self, done: StoreDone) -> None:
+        if self._plug.pulled:
+            return
+        # More writes may be pending by the time it ends; it promises nothing for those.
+        covered = list(self._pending)
+
+        def flushed(error: StoreError | None) -> None:
+            if self._plug.pulled:
+                return
+            if error is None:
+                landed = 0
+                while landed < len(covered) and self._pending[:1] == covered[landed : landed + 1]:
+                    offset_bytes, data = self._pending.pop(0)
+                    self._durable[offset_bytes : offset_bytes + len(data)] = data
+                    landed += 1
+            done(error)
+
+        self._inner.flush(flushed)
+
+    def next_data(self, offset_bytes: int) -> int | None:
+        return self._inner.next_data(offset_bytes)
+
+    def next_hole(self, offset_bytes: int) -> int:
+        return self._inner.next_hole(offset_bytes)
+
+    def allocated_bytes(self) -> int:
+        return self._inner.allocated_bytes()
+
+    def close(self) -> None:
+        self._closed = True
+        if not self._plug.pulled:
+            self._inner.close()
+
+    def leave_crash_image(self, chance: random.Random) -> None:
+        if self._closed or not self._path.exists():
+            return
+        image = self._durable
+        for offset_bytes, data in self._pending:
+            fate = chance.random()
+            if fate < 0.4:
+                continue
+            end = len(data)
+            if fate < 0.6 and end > SECTOR:
+                end = chance.randrange(0, end, SECTOR)
+            image[offset_bytes : offset_bytes + end] = data[:end]
+        self._inner.close()
+        self._path.write_bytes(image)
+
+
+class CrashDisk:
+    """A directory of crash stores."""
+
+    def __init__(self, inner: Disk, directory: Path, plug: Plug) -> None:
+        self._inner = inner
+        self._directory = directory
+        self._plug = plug
+
+    def open(
+        self, name: str, size_bytes: int, *, create: bool, reserve: bool = False
+    ) -> BlockStore:
+        store = self._inner.open(name, size_bytes, create=create, reserve=reserve)
+        return CrashStore(store, self._directory / name, self._plug)
+
+    def exists(self, name: str) -> bool:
+        return self._inner.exists(name)
+
+    def remove(self, name: str) -> None:
+        if not self._plug.pulled:
+            self._inner.remove(name)
