@@ -1,0 +1,154 @@
+"""Hosts: they write, discard, flush and read, and remember what they were told.
+
+Owns the commands of hosts to volumes and the checks of their answers. Buffers are spoiled as
+soon as a command is answered, as a front end that reuses them would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+
+from targets.lun import Access, LunError, LunFault
+from tests.sim.disk import SECTOR_BYTES
+from tests.sim.history import Version, content
+from tests.sim.loop import Died
+from tests.sim.machine import Machine
+from tests.sim.oracle import Oracle
+
+AT_THE_DOOR = {LunFault.WRITE_PROTECTED, LunFault.NOT_READY}
+
+
+class Host:
+    """One initiator on one volume."""
+
+    def __init__(
+        self, oracle: Oracle, machine: Machine, volume: str, rng: Random, *, pause_s: float
+    ) -> None:
+        self._oracle = oracle
+        self._machine = machine
+        self._volume = volume
+        self._rng = rng
+        self._pause_s = pause_s
+        self._key = (machine.name, volume)
+        self._tracked = oracle.volumes[self._key]
+        self.stopping = False
+
+    async def run(self) -> None:
+        """Work until told to stop."""
+        rng = self._rng
+        while not self.stopping:
+            await asyncio.sleep(rng.expovariate(1 / self._pause_s))
+            volume = self._machine.volume(self._volume)
+            if volume is None:
+                continue
+            if volume.access is not Access.READ_WRITE and rng.random() < 0.8:
+                continue
+            try:
+                await self._one(rng.random())
+            except Died:
+                continue
+
+    async def _one(self, chance: float) -> None:
+        if chance < 0.62:
+            await self.write(fua=self._rng.random() < 0.2)
+        elif chance < 0.70:
+            await self.write(discard=True)
+        elif chance < 0.82:
+            await self.flush()
+        else:
+            await self.read()
+
+    def _range(self) -> tuple[int, int]:
+        rng = self._rng
+        sectors = self._tracked.history.sectors
+        count = rng.choice((1, 2, 8, 8, 8, 16, 40))
+        if rng.random() < 0.5:
+            # A hot corner, so that writes meet.
+            first = rng.randrange(0, sectors // 8)
+        else:
+            first = rng.randrange(0, sectors - count)
+        if rng.random() < 0.6:
+            first -= first % 8
+        return first * SECTOR_BYTES, count * SECTOR_BYTES
+
+    async def write(self, *, fua: bool = False, discard: bool = False) -> None:
+        """Write or discard somewhere."""
+        oracle, history = self._oracle, self._tracked.history
+        offset, length = self._range()
+        volume = self._machine.volume(self._volume)
+        assert volume is not None
+        version = oracle.new_version(zero=discard)
+        rebased = history.rebased
+        history.begin(version, offset, length)
+        data = bytearray(b"" if discard else content(version.number, offset, length))
+        if discard:
+            answer = self._machine.io(lambda done: volume.discard(offset, length, done))
+        else:
+            answer = self._machine.io(
+                lambda done: volume.write(offset, memoryview(data), fua, done)
+            )
+        what = f"{'discard' if discard else 'write'} {version.number}{' FUA' if fua else ''}"
+        where = f"{self._key[0]}/{self._key[1]} {offset}+{length}"
+        try:
+            error: LunError | None = await answer
+        except Died:
+            version.ended = oracle.tick()
+            oracle.event(f"{what} {where}: no answer")
+            raise
+        data[:] = b"\xee" * len(data)
+        oracle.event(f"{what} {where}: {error or 'ok'}")
+        if error is None:
+            oracle.acknowledged(self._key, version.started)
+            self._tracked.written = True
+        if history.rebased != rebased:
+            return
+        self._settle(version, error, offset, length, fua=fua)
+
+    def _settle(
+        self, version: Version, error: LunError | None, offset: int, length: int, *, fua: bool
+    ) -> None:
+        history = self._tracked.history
+        if error is not None and error.fault in AT_THE_DOOR:
+            history.refuse(version, offset, length)
+        else:
+            history.end(
+                version,
+                self._oracle.tick(),
+                acked=error is None,
+                fua=fua,
+                offset_bytes=offset,
+                length_bytes=length,
+            )
+
+    async def flush(self) -> None:
+        """SYNCHRONIZE CACHE."""
+        volume = self._machine.volume(self._volume)
+        assert volume is not None
+        began = self._oracle.tick()
+        rebased = self._tracked.history.rebased
+        error = await self._machine.io(volume.flush)
+        self._oracle.event(f"flush {self._key[0]}/{self._key[1]}: {error or 'ok'}")
+        if error is None:
+            self._oracle.acknowledged(self._key, began)
+            if self._tracked.history.rebased == rebased:
+                self._tracked.history.flushed(began)
+
+    async def read(self) -> None:
+        """Read somewhere, and look at what comes."""
+        volume = self._machine.volume(self._volume)
+        assert volume is not None
+        offset, length = self._range()
+        into = bytearray(length)
+        began = self._oracle.tick()
+        rebased = self._tracked.history.rebased
+        checkable = volume.access is Access.READ_WRITE
+        error = await self._machine.io(lambda done: volume.read(offset, memoryview(into), done))
+        if error is not None or self._tracked.history.rebased != rebased or not checkable:
+            return
+        now = self._machine.volume(self._volume)
+        if now is None or now.access is not Access.READ_WRITE:
+            return
+        wrong = self._tracked.history.wrong_read(bytes(into), offset, began)
+        if wrong is not None:
+            self._oracle.broken("READ", f"{self._key[0]}/{self._key[1]}: {wrong}")

@@ -1,0 +1,148 @@
+"""Laws that a pair of crash images can be asked about, read with the real decoders.
+
+Owns the reading of images. Pure: it is handed files as bytes. Reports what is wrong as text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from controller.api.messages import Role
+from controller.catalogue import LAYOUT as CATALOGUE_LAYOUT
+from controller.catalogue import Contents, VolumeRecord
+from controller.pair.record import PairRecord
+from controller.volume.bitmap import BLOCK_BYTES, PAGE_BITS, DirtyBitmap
+from controller.volume.bitmap_file import SLOT_BYTES, decode_page, encode_header
+from controller.volume.intent import LAYOUT as INTENT_LAYOUT
+from controller.volume.intent import IntentRecord
+from controller.volume.slots import CorruptError, SlotLayout, decode_slot
+
+Files = Mapping[str, bytes | bytearray]
+
+
+def newest_slot(layout: SlotLayout, raw: bytes | bytearray) -> bytes | None:
+    """What a start would read from a ring; None when nothing in it is valid."""
+    window = memoryview(raw)
+    found = [
+        slot
+        for at in range(0, layout.ring_bytes, layout.slot_bytes)
+        if (slot := decode_slot(layout, window[at : at + layout.slot_bytes])) is not None
+    ]
+    return max(found)[1] if found else None
+
+
+def read_catalogue(files: Files) -> Contents | None:
+    """A machine's catalogue; None where there is none yet, ValueError when it can't be read."""
+    raw = files.get("catalogue")
+    if raw is None or not any(raw):
+        return None
+    payload = newest_slot(CATALOGUE_LAYOUT, raw)
+    if payload is None:
+        raise ValueError("no slot of the catalogue is valid")
+    try:
+        return Contents.model_validate_json(payload)
+    except ValidationError as error:
+        raise ValueError(str(error)) from error
+
+
+def read_intent(raw: bytes | bytearray) -> IntentRecord | None:
+    """A volume's log; None when it can't be trusted and everything counts as hot."""
+    try:
+        payload = newest_slot(INTENT_LAYOUT, raw)
+        return IntentRecord.decode(payload) if payload is not None else None
+    except CorruptError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Half:
+    """One side of a pair in its machine's files."""
+
+    record: PairRecord
+    volume: VolumeRecord
+    data: bytes | bytearray
+    covered: DirtyBitmap
+    """Marked, or in an extent that is taken as dirty at the next start."""
+    bits: DirtyBitmap
+    """Marked on disk."""
+
+
+def bitmap_name(record: PairRecord) -> str:
+    """The name of a side's bitmap file."""
+    return f"{record.id}.{'p' if record.role is Role.P_VOL else 's'}.bitmap"
+
+
+def _bits(record: PairRecord, blocks: int, raw: bytes | bytearray) -> DirtyBitmap:
+    bitmap = DirtyBitmap(blocks)
+    pair_id = bytes.fromhex(record.id)
+    if bytes(raw[:SLOT_BYTES]) != encode_header(blocks, pair_id):
+        bitmap.set_all()
+        return bitmap
+    for page in range(bitmap.page_count):
+        at = SLOT_BYTES * (1 + page)
+        found = decode_page(memoryview(raw)[at : at + SLOT_BYTES], page, pair_id)
+        bitmap.merge_page(page, (1 << PAGE_BITS) - 1 if found is None else found)
+    return bitmap
+
+
+def halves(data: Files, meta: Files) -> Iterator[Half]:
+    """Every side of every pair on a machine."""
+    contents = read_catalogue(meta)
+    if contents is None:
+        return
+    volumes = {volume.name: volume for volume in contents.volumes}
+    for record in contents.pairs:
+        volume = volumes[record.volume]
+        name = bitmap_name(record)
+        if name not in meta:
+            raise ValueError(f"pair '{record.name}' has no bitmap file")
+        blocks = volume.size_bytes // BLOCK_BYTES
+        bits = _bits(record, blocks, meta[name])
+        covered = DirtyBitmap(blocks)
+        covered.union(bits)
+        log = read_intent(meta[f"{volume.id}.intent"])
+        if log is None:
+            covered.set_all()
+        else:
+            step = log.extent_bytes // BLOCK_BYTES
+            for extent in log.extents:
+                first = extent * step
+                covered.set(first, min(step, blocks - first))
+        yield Half(record, volume, data[f"{volume.id}.volume"], covered, bits)
+
+
+def uncovered(machines: list[tuple[Files, Files]]) -> str | None:
+    """Law L1 over the crash images of all machines; what breaks it, or None."""
+    sides: dict[str, list[Half]] = {}
+    for data, meta in machines:
+        for half in halves(data, meta):
+            sides.setdefault(half.record.id, []).append(half)
+    for pair in sides.values():
+        if len(pair) != 2:
+            continue
+        one, two = pair
+        for block in range(len(one.data) // BLOCK_BYTES):
+            at = slice(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES)
+            if one.data[at] != two.data[at] and not (
+                one.covered.test(block) or two.covered.test(block)
+            ):
+                return (
+                    f"pair '{one.record.name}' ({one.record.state}/{two.record.state}): block "
+                    f"{block} differs and is neither marked nor hot on either side"
+                )
+    return None
+
+
+def not_clear(machines: list[tuple[Files, Files]]) -> str | None:
+    """Law L3 over the images at rest: no bit is left on disk."""
+    for data, meta in machines:
+        for half in halves(data, meta):
+            if len(half.bits):
+                return (
+                    f"pair '{half.record.name}', {half.record.role}: "
+                    f"{len(half.bits)} bits are still set on disk"
+                )
+    return None

@@ -1,0 +1,209 @@
+"""A machine: disks that outlive crashes, and the controller that runs on it now.
+
+Owns the life of the real `Node`: start, clean stop, crash, start again. Must not judge: it tells
+`Watcher` what it sees. A controller that can't start because its disk fails is started again
+later, as systemd would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from random import Random
+from typing import Any, Protocol
+
+from controller.link.transport import Peer
+from controller.node import LoopClock, Node, NodeSettings, Surroundings
+from controller.volume.store import StoreError
+from controller.volume.volume import Volume
+from controller.volumes import IntentSettings
+from targets.lun import LunError
+from tests.rig import Published, StandInExporter
+from tests.sim.disk import CrashMode, Faults, SimDisk
+from tests.sim.loop import Epoch, VirtualLoop
+from tests.sim.net import Fabric, SimNetwork
+
+
+class Watcher(Protocol):
+    """Who wants to know what happens on a machine."""
+
+    def booted(self, machine: Machine) -> None:
+        """The controller serves hosts; called before any of them can."""
+
+    def volume_changed(self, machine: Machine, volume: Volume) -> None:
+        """Called inside the step that changed a volume's access."""
+
+    def submitted(self, machine: Machine, file: str, offset_bytes: int, length_bytes: int) -> None:
+        """A data file is about to be changed."""
+
+    def flush_failed(self, machine: Machine, file: str) -> None:
+        """A flush of a data file has failed."""
+
+    def event(self, text: str) -> None:
+        """For the trace."""
+
+    def broken(self, law: str, text: str) -> None:
+        """A law is broken."""
+
+
+class WatchedNode(Node):
+    """The real node; every change of a volume is seen in the step that makes it."""
+
+    watch: Callable[[Volume], None] = staticmethod(lambda _volume: None)
+
+    def changed(self, volume: Volume) -> None:
+        super().changed(volume)
+        self.watch(volume)
+
+
+class Machine:
+    """One machine."""
+
+    def __init__(
+        self,
+        name: str,
+        peers: list[str],
+        intent: IntentSettings,
+        loop: VirtualLoop,
+        fabric: Fabric,
+        watcher: Watcher,
+        rng: Random,
+        faults: tuple[Faults, Faults],
+    ) -> None:
+        self.name = name
+        self.loop = loop
+        self.fabric = fabric
+        self.watcher = watcher
+        self.up = False
+        self.epoch: Epoch | None = None
+        self.node: WatchedNode
+        self.exporter = StandInExporter()
+        self.disk = SimDisk(Random(rng.random()), faults[0], loop)
+        self.meta = SimDisk(Random(rng.random()), faults[1], loop)
+        self.disk.on_write = lambda file, at, size: watcher.submitted(self, file, at, size)
+        self.disk.on_flush_failed = lambda file: watcher.flush_failed(self, file)
+        self._ids = Random(rng.random())
+        self._runs = 0
+        self._settings = NodeSettings(
+            node=name,
+            link_host=name,
+            link_port=1,
+            peers=[Peer(peer, peer, 1) for peer in peers],
+            intent=intent,
+        )
+
+    # ------------------------------------------------------------ life
+
+    async def start(self) -> bool:
+        """Start the controller; False when its disk would not let it."""
+        self._runs += 1
+        epoch = Epoch(f"{self.name}{self._runs}")
+        self.epoch = self.disk.epoch = self.meta.epoch = epoch
+        self.exporter = StandInExporter()
+
+        async def boot() -> None:
+            world = Surroundings(
+                disk=self.disk,
+                meta_disk=self.meta,
+                network=SimNetwork(self.fabric, self.name),
+                exporter=self.exporter,
+                clock=LoopClock(),
+                new_id=lambda: f"{self._ids.getrandbits(128):032x}",
+            )
+            self.node = WatchedNode(self._settings, world, Published())
+            await self.node.start()
+            self.up = True
+            # Still inside the controller's last step of starting: no host came before this.
+            self.node.watch = self._changed
+            self.watcher.booted(self)
+
+        try:
+            await self.loop.start_task(epoch, boot())
+        except StoreError as error:
+            self.watcher.event(f"{self.name} can't start: {error}")
+            self._end(epoch)
+            return False
+        self.watcher.event(f"{self.name} is up")
+        return True
+
+    def _changed(self, volume: Volume) -> None:
+        if self.up:
+            self.watcher.volume_changed(self, volume)
+
+    def _end(self, epoch: Epoch) -> None:
+        self.up = False
+        self.loop.kill(epoch)
+        self.fabric.machine_died(self.name)
+
+    def crash(self, rng: Random, mode: CrashMode) -> None:
+        """Pull the plug."""
+        if self.epoch is None or not self.epoch.alive:
+            return
+        self._end(self.epoch)
+        self.disk.crash(rng, mode)
+        self.meta.crash(rng, mode)
+
+    async def stop(self) -> None:
+        """A clean stop."""
+        epoch = self.epoch
+        if not self.up or epoch is None:
+            return
+        self.up = False
+        try:
+            await self.loop.start_task(epoch, self.node.stop())
+        finally:
+            self._end(epoch)
+
+    # ------------------------------------------------------------ the world's way in
+
+    def ask(self, call: Coroutine[Any, Any, Any]) -> asyncio.Future[Any]:
+        """Run a command in the controller; Died when it crashes before the answer."""
+        assert self.epoch is not None
+        return self.loop.start_task(self.epoch, call)
+
+    def io(self, call: Callable[[Callable[[LunError | None], None]], None]) -> asyncio.Future[Any]:
+        """A host's command: the future gives None or the LunError; Died after a crash."""
+        epoch = self.epoch
+        assert epoch is not None
+        outcome: asyncio.Future[LunError | None] = self.loop.create_future()
+        epoch.owed[outcome] = None
+
+        def done(error: LunError | None) -> None:
+            epoch.owed.pop(outcome, None)
+            if outcome.done():
+                self.watcher.broken("S6", f"a command on {self.name} was answered twice")
+            else:
+                outcome.set_result(error)
+
+        epoch.call(call, done)
+        return outcome
+
+    def volume(self, name: str) -> Volume | None:
+        """A volume or view, when it is served."""
+        if not self.up:
+            return None
+        for shelved in self.node.volumes.all():
+            if shelved.record.name == name:
+                return shelved.volume
+        return None
+
+    def image_of(self, name: str) -> bytes:
+        """What a reader of the store would see of a volume now."""
+        record = self.node.volumes.get(name).record
+        return bytes(self.disk.files[f"{record.id}.volume"].live)
+
+    def durable_image_of(self, name: str) -> bytes:
+        """What surely survives of a volume."""
+        record = self.node.volumes.get(name).record
+        return bytes(self.disk.files[f"{record.id}.volume"].durable)
+
+    def pending_images_of(self, name: str) -> list[bytes]:
+        """Images that show each unflushed write of a volume over what is durable."""
+        record = self.node.volumes.get(name).record
+        image = self.disk.files[f"{record.id}.volume"]
+        images = []
+        for write in image.pending:
+            over = bytearray(image.durable)
+            over[write.offset_bytes : write.offset_bytes + len(write.data)] = write.data
+            images.append(bytes(over))
+        return images

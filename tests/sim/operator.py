@@ -1,0 +1,275 @@
+"""The operator: every verb at random times, and the checks of what a command promised.
+
+Owns commands to the controllers. A refusal is a fine answer; an exception, or no answer within
+bounded time, is not. Successful splits and marks are held against the hosts' history (law L11).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from controller.api import messages as m
+from controller.api.codes import Code, Verdict
+from controller.api.errors import RejectedError
+from controller.commands import Outcome
+from controller.pair.record import PairRecord
+from tests.sim.loop import Died
+from tests.sim.machine import Machine
+from tests.sim.oracle import Oracle
+
+ANSWER_WITHIN_S = 400.0
+
+
+@dataclass(frozen=True)
+class PairPlan:
+    """A pair that should exist."""
+
+    name: str
+    kind: m.PairKind
+    p_machine: str
+    p_volume: str
+    s_machine: str
+    s_volume: str
+    mode: m.Mode
+    fence: m.Fence
+
+
+@dataclass(frozen=True)
+class Answered:
+    """How a command ended; one of the three is set."""
+
+    outcome: Outcome | None = None
+    refused: RejectedError | None = None
+    died: bool = False
+
+    @property
+    def done(self) -> bool:
+        """Whether it was accepted (not a no-op)."""
+        return self.outcome is not None and self.outcome.verdict is Verdict.ACCEPTED
+
+
+class Operator:
+    """Gives commands."""
+
+    def __init__(
+        self, oracle: Oracle, rng: Random, plans: list[PairPlan], size_bytes: int
+    ) -> None:
+        self.oracle = oracle
+        self.rng = rng
+        self.plans = plans
+        self.size_bytes = size_bytes
+        self.commands = 0
+
+    # ------------------------------------------------------------ commands
+
+    async def give(self, machine: Machine, verb: str, params: m.Params) -> Answered:
+        """Give one command and wait for its answer."""
+        self.commands += 1
+        shown = " ".join(f"{k}={v}" for k, v in params.model_dump(exclude_defaults=True).items())
+        text = f"command {machine.name}: {verb} {shown}"
+        if not machine.up:
+            return Answered(died=True)
+        self.oracle.event(f"{text} ...")
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN_S):
+                outcome: Outcome = await machine.ask(
+                    machine.node.commands.carry_out(verb, params)
+                )
+        except RejectedError as error:
+            self.oracle.event(f"{text}: {error.code.value}: {error.message}")
+            return Answered(refused=error)
+        except Died:
+            self.oracle.event(f"{text}: no answer, {machine.name} is gone")
+            return Answered(died=True)
+        except TimeoutError:
+            self.oracle.broken("ANSWER", f"{text}: no answer in {ANSWER_WITHIN_S:.0f} s")
+            return Answered(died=True)
+        self.oracle.event(f"{text}: {outcome.verdict.value} {outcome.message}")
+        return Answered(outcome=outcome)
+
+    async def create_volume(self, machine: Machine, name: str) -> Answered:
+        """Make a volume, and begin its history."""
+        known = machine.volume(name) is not None
+        answer = await self.give(
+            machine, "volume.create", m.VolumeCreate(name=name, size_bytes=self.size_bytes)
+        )
+        if answer.done and not known:
+            self.oracle.volumes[machine.name, name].history.reset()
+        return answer
+
+    async def create_pair(self, plan: PairPlan) -> Answered:
+        """Bind two volumes."""
+        remote = plan.kind is m.PairKind.REMOTE
+        params = m.PairCreate(
+            name=plan.name,
+            kind=plan.kind,
+            p_volume=plan.p_volume,
+            s_volume=plan.s_volume,
+            peer=plan.s_machine if remote else None,
+            mode=plan.mode,
+            fence=plan.fence,
+        )
+        # To make a pair is to say that the S-VOL's content is given up.
+        self.oracle.named.add((plan.name, "forward"))
+        return await self.give(self.oracle.machines[plan.p_machine], "pair.create", params)
+
+    async def split(self, plan: PairPlan, *, writable: bool, at: Machine | None = None) -> Answered:
+        """Split a pair; what the S-VOL holds then is one instant of the P-VOL."""
+        machine = at or self.oracle.machines[plan.p_machine]
+        watch = self._begin_watch(plan)
+        answer = await self.give(
+            machine, "pair.split", m.PairSplit(name=plan.name, writable=writable)
+        )
+        if answer.done and watch is not None and not writable:
+            self._check_instant(plan, watch, plan.s_machine, plan.s_volume)
+        return answer
+
+    async def resync(
+        self,
+        plan: PairPlan,
+        *,
+        reverse: bool,
+        full: bool = False,
+        force: bool = True,
+        at: Machine | None = None,
+    ) -> Answered:
+        """Make both sides equal again."""
+        machine = at or self.oracle.machines[plan.p_machine]
+        self.oracle.named.add((plan.name, "reverse" if reverse else "forward"))
+        direction = m.Direction.REVERSE if reverse else m.Direction.FORWARD
+        params = m.PairResync(name=plan.name, direction=direction, full=full, force=force)
+        return await self.give(machine, "pair.resync", params)
+
+    async def delete(self, plan: PairPlan, *, force: bool = False) -> Answered:
+        """Dissolve a pair."""
+        machine = self.oracle.machines[plan.p_machine]
+        return await self.give(machine, "pair.delete", m.PairDelete(name=plan.name, force=force))
+
+    async def mark(self, remote: PairPlan, local: PairPlan) -> Answered:
+        """Take a backup: split the local pair at one point of the remote stream."""
+        machine = self.oracle.machines[remote.p_machine]
+        watch = self._begin_watch(remote)
+        params = m.BackupMark(remote_pair=remote.name, local_pair=local.name, label="b")
+        answer = await self.give(machine, "backup.mark", params)
+        if answer.done and watch is not None:
+            self._check_instant(remote, watch, local.s_machine, local.s_volume)
+        return answer
+
+    # ------------------------------------------------------------ law L11
+
+    def _begin_watch(self, plan: PairPlan) -> tuple[int, int] | None:
+        """When the command begins; None where the S-VOL is no mirror of hosts' writes now."""
+        record = self.record(plan, m.Role.P_VOL)
+        if record is None or record.state is not m.PairState.PAIR or plan.p_machine != "a":
+            return None
+        history = self.oracle.volumes[plan.p_machine, plan.p_volume].history
+        return self.oracle.tick(), history.rebased
+
+    def _check_instant(
+        self, plan: PairPlan, watch: tuple[int, int], s_machine: str, s_volume: str
+    ) -> None:
+        began, rebased = watch
+        history = self.oracle.volumes[plan.p_machine, plan.p_volume].history
+        frozen = self.oracle.volumes[s_machine, s_volume].frozen
+        if history.rebased != rebased or frozen is None:
+            return
+        wrong = history.wrong_instant(frozen, began, self.oracle.tick())
+        if wrong is not None:
+            self.oracle.broken(
+                "L11", f"split of {s_machine}/{s_volume} is no instant of {plan.p_volume}: {wrong}"
+            )
+
+    # ------------------------------------------------------------ what there is
+
+    def record(self, plan: PairPlan, role: m.Role) -> PairRecord | None:
+        """A side's record, on a machine that is up."""
+        name = plan.p_machine if role is m.Role.P_VOL else plan.s_machine
+        machine = self.oracle.machines[name]
+        if not machine.up:
+            return None
+        for owner in machine.node.pairs.owners():
+            if owner.record.name == plan.name and owner.record.role is role:
+                return owner.record
+        return None
+
+    # ------------------------------------------------------------ at random
+
+    async def random(self) -> None:
+        """Something an operator might do now."""
+        rng = self.rng
+        plan = rng.choice(self.plans)
+        chance = rng.random()
+        if chance < 0.10:
+            await self._look()
+        elif chance < 0.22 and len(self.plans) > 1:
+            await self.mark(self.plans[0], self.plans[1])
+        elif chance < 0.30:
+            await self._view()
+        elif chance < 0.33:
+            await self.delete(plan, force=rng.random() < 0.3)
+        elif chance < 0.37:
+            await self.restore()
+        else:
+            await self._by_state(plan)
+
+    async def _by_state(self, plan: PairPlan) -> None:
+        rng = self.rng
+        record = self.record(plan, m.Role.P_VOL)
+        at = None
+        if rng.random() < 0.2:
+            at = self.oracle.machines[plan.s_machine]
+        if record is None:
+            await self.create_pair(plan)
+        elif record.state is m.PairState.PAIR:
+            await self.split(plan, writable=rng.random() < 0.5, at=at)
+        elif record.state in (m.PairState.PSUS, m.PairState.PSUE):
+            if rng.random() < 0.15:
+                await self.split(plan, writable=rng.random() < 0.5, at=at)
+            else:
+                reverse = rng.random() < 0.35
+                await self.resync(plan, reverse=reverse, full=rng.random() < 0.1, at=at)
+        elif rng.random() < 0.2:
+            await self.resync(plan, reverse=rng.random() < 0.5)
+
+    async def _look(self) -> None:
+        machine = self.rng.choice(list(self.oracle.machines.values()))
+        verb = self.rng.choice(("node.show", "volume.list", "pair.list"))
+        await self.give(machine, verb, m.Empty())
+
+    async def _view(self) -> None:
+        machine = self.oracle.machines["b"]
+        if self.rng.random() < 0.5:
+            params: Any = m.ViewOpen(volume="third", view="view")
+            answer = await self.give(machine, "view.open", params)
+            view = machine.volume("view")
+            if answer.done and view is not None:
+                await self._write_view(machine)
+        else:
+            await self.give(machine, "view.close", m.Named(name="view"))
+
+    async def _write_view(self, machine: Machine) -> None:
+        """Law L13: whatever is written to a view, the third stays (`frozen` tells)."""
+        view = machine.volume("view")
+        assert view is not None
+        data = bytes([0xAB]) * 1536
+        offset = self.rng.randrange(0, self.size_bytes // 512 - 3) * 512
+        try:
+            await machine.io(lambda done: view.write(offset, memoryview(data), False, done))
+        except Died:
+            return
+
+    async def restore(self) -> None:
+        """A whole restore: second from third, then first from second (law L6)."""
+        remote, local = self.plans[0], self.plans[1]
+        await self.split(remote, writable=self.rng.random() < 0.5)
+        await self.split(local, writable=False)
+        await asyncio.sleep(self.rng.uniform(0, 0.5))
+        await self.resync(local, reverse=True)
+        await asyncio.sleep(self.rng.uniform(0, 2))
+        await self.resync(remote, reverse=True)
+
+
+REFUSED_FULL = {Code.FULL_COPY_NEEDED, Code.UNRELATED}

@@ -1,0 +1,279 @@
+"""The oracle: sees every step of every machine, and says which law is broken.
+
+Owns what is known from outside: the hosts' histories, the images of split volumes, what operators
+asked for. It reads the controllers' state and images but never changes them. The first broken
+law ends the run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from controller.api.messages import PairState, Role
+from controller.pair.record import PairRecord
+from controller.volume.volume import Volume
+from targets.lun import Access
+from tests.sim import laws
+from tests.sim.history import History, Version
+from tests.sim.machine import Machine
+from tests.sim.trace import Trace
+
+Key = tuple[str, str]
+"""Machine and volume."""
+
+
+@dataclass
+class Tracked:
+    """What is known of one volume."""
+
+    history: History
+    access: Access = Access.READ_WRITE
+    written: bool = False
+    """A host's write was acknowledged since the content was last replaced."""
+    copied_back: bool = False
+    """A reverse copy into it has begun."""
+    followed: bool = False
+    """It was an S-VOL that hosts can't write to: somebody else changed it."""
+    frozen: bytes | None = None
+    """The image of the split, while it is a split S-VOL that hosts can't write to."""
+    flush_failed_at: int | None = None
+
+
+class Broken(Exception):  # noqa: N818  (an event of the run)
+    """A law is broken."""
+
+    def __init__(self, law: str, text: str) -> None:
+        super().__init__(f"{law}: {text}")
+        self.law = law
+
+
+@dataclass
+class Oracle:
+    """Implements `machine.Watcher`."""
+
+    trace: Trace
+    machines: dict[str, Machine] = field(default_factory=dict)
+    volumes: dict[Key, Tracked] = field(default_factory=dict)
+    named: set[tuple[str, str]] = field(default_factory=set)
+    """(pair, direction) that an operator asked for since the pair was last in sync."""
+    broke: list[Broken] = field(default_factory=list)
+    now: int = 0
+    writes: int = 0
+
+    def tick(self) -> int:
+        """The next count of events."""
+        self.now += 1
+        return self.now
+
+    def new_version(self, *, zero: bool) -> Version:
+        """A write or discard that begins now."""
+        self.writes += 1
+        return Version(self.writes, zero=zero, started=self.tick())
+
+    def event(self, text: str) -> None:
+        """A line of the trace."""
+        self.trace.line(text)
+
+    def broken(self, law: str, text: str) -> None:
+        """A law is broken: the run ends with this."""
+        self.trace.line(f"BROKEN {law}: {text}")
+        self.broke.append(Broken(law, text))
+
+    # ------------------------------------------------------------ steps of a controller
+
+    def volume_changed(self, machine: Machine, volume: Volume) -> None:
+        """Something about a volume changed in this step."""
+        key = (machine.name, volume.name)
+        tracked = self.volumes.get(key)
+        if tracked is None:
+            return
+        records = [owner.record for owner in machine.node.pairs.of_volume(volume.name)]
+        if any(r.role is Role.P_VOL and r.state is PairState.RCPY for r in records):
+            if not tracked.copied_back:
+                self._overwritten(key, tracked, records, Role.P_VOL)
+            tracked.copied_back = True
+        old, tracked.access = tracked.access, volume.access
+        if old is not volume.access:
+            self.event(f"{machine.name}/{volume.name} is {volume.access.value} to hosts")
+        s_record = next((r for r in records if r.role is Role.S_VOL), None)
+        if old is Access.READ_WRITE and volume.access is not old and s_record is not None:
+            self._overwritten(key, tracked, records, Role.S_VOL)
+        tracked.followed |= s_record is not None and volume.access is not Access.READ_WRITE
+        if volume.access is Access.READ_WRITE and old is not volume.access:
+            self._opened(machine, key, tracked, records)
+        self._freeze(machine, key, tracked, s_record)
+        for record in records:
+            if record.state is PairState.PAIR:
+                self.named.discard((record.name, "forward"))
+                self.named.discard((record.name, "reverse"))
+
+    def _overwritten(
+        self, key: Key, tracked: Tracked, records: list[PairRecord], role: Role
+    ) -> None:
+        """Law L8: what hosts wrote is given up only where an operator named the direction."""
+        direction = "reverse" if role is Role.P_VOL else "forward"
+        state = PairState.RCPY if role is Role.P_VOL else PairState.COPY
+        for record in records:
+            if record.role is role and record.state is state and tracked.written:
+                if (record.name, direction) not in self.named:
+                    self.broken(
+                        "L8",
+                        f"{key[0]}/{key[1]} was written by hosts and is overwritten by "
+                        f"'{record.name}', which nobody asked to copy {direction}",
+                    )
+                tracked.written = False
+
+    def _opened(
+        self, machine: Machine, key: Key, tracked: Tracked, records: list[PairRecord]
+    ) -> None:
+        """Hosts may write from here on."""
+        name = key[1]
+        for record in records:
+            if (
+                record.role is Role.P_VOL
+                and record.state is PairState.PAIR
+                and tracked.copied_back
+            ):
+                self._same_as_source(machine, record)
+                self._rebase(machine, key, tracked)
+                return
+        if tracked.copied_back and any(r.role is Role.P_VOL for r in records):
+            # The copy back was refused before it began: the content has to be the hosts' still.
+            tracked.copied_back = False
+            return
+        if tracked.followed:
+            self._rebase(machine, key, tracked)
+        self.event(f"{key[0]}/{name} may be written by hosts")
+
+    def _same_as_source(self, machine: Machine, record: PairRecord) -> None:
+        """Laws L3 and L6: at the end of a copy back both sides are equal."""
+        source = self.machines[record.peer] if record.peer else machine
+        mine = machine.image_of(record.volume)
+        theirs = source.image_of(record.other_volume)
+        if mine != theirs:
+            at = next(i for i in range(len(mine)) if mine[i] != theirs[i])
+            self.broken(
+                "L6",
+                f"'{record.name}' was copied back, and {record.volume} differs from "
+                f"{record.other_volume} at byte {at}",
+            )
+
+    def _rebase(self, machine: Machine, key: Key, tracked: Tracked) -> None:
+        name = key[1]
+        images: list[bytes | bytearray] = [machine.image_of(name)]
+        durable = machine.durable_image_of(name)
+        pending = machine.pending_images_of(name)
+        if pending:
+            images += [durable, *pending]
+        tracked.history.rebase(images, self.tick(), durable=not pending)
+        tracked.written = False
+        tracked.copied_back = False
+        tracked.followed = False
+
+    def _freeze(
+        self, machine: Machine, key: Key, tracked: Tracked, record: PairRecord | None
+    ) -> None:
+        """Keep the image of the split from the step in which it happened."""
+        if record is None or record.state is not PairState.SSUS or record.writable:
+            tracked.frozen = None
+        elif tracked.frozen is None:
+            tracked.frozen = machine.image_of(key[1])
+
+    # ------------------------------------------------------------ starts and crashes
+
+    def booted(self, machine: Machine) -> None:
+        """A controller has started: what its volumes hold, and how it shows them."""
+        for shelved in machine.node.volumes.all():
+            name = shelved.record.name
+            key = (machine.name, name)
+            tracked = self.volumes.get(key)
+            if tracked is None:
+                continue
+            tracked.flush_failed_at = None
+            volume = shelved.volume
+            owners = machine.node.pairs.of_volume(name)
+            s_record = next((o.record for o in owners if o.record.role is Role.S_VOL), None)
+            image = machine.image_of(name)
+            if volume.access is not Access.NOT_READY and (
+                s_record is None
+                or (s_record.writable and s_record.state is PairState.SSUS)
+            ):
+                if not tracked.followed:
+                    wrong = tracked.history.wrong_after_crash(image)
+                    if wrong is not None:
+                        self.broken("L5", f"after a restart of {machine.name}, {name}: {wrong}")
+                self._rebase_kept(machine, key, tracked)
+            if (
+                s_record is not None
+                and s_record.state is PairState.SSUS
+                and not s_record.writable
+                and volume.state.consistent
+                and tracked.frozen is not None
+                and image != tracked.frozen
+            ):
+                at = next(i for i in range(len(image)) if image[i] != tracked.frozen[i])
+                self.broken(
+                    "L7",
+                    f"after a restart of {machine.name}, split {name} is no longer what it "
+                    f"was at the split, at byte {at} (block {at // 4096})",
+                )
+            tracked.access = volume.access
+            tracked.followed |= s_record is not None and volume.access is not Access.READ_WRITE
+            tracked.copied_back = volume.access is Access.NOT_READY and any(
+                o.record.role is Role.P_VOL and o.record.goal == "reverse" for o in owners
+            )
+            self._freeze(machine, key, tracked, s_record)
+
+    def _rebase_kept(self, machine: Machine, key: Key, tracked: Tracked) -> None:
+        """After a crash the content is settled; whether hosts wrote it is not forgotten."""
+        written = tracked.written
+        self._rebase(machine, key, tracked)
+        tracked.written = written
+
+    def check_cover(self, images: list[tuple[laws.Files, laws.Files]], when: str) -> None:
+        """Law L1 at a crash image."""
+        try:
+            wrong = laws.uncovered(images)
+        except ValueError as error:
+            wrong = str(error)
+        if wrong is not None:
+            self.broken("L1", f"{when}: {wrong}")
+
+    # ------------------------------------------------------------ writes beneath
+
+    def submitted(self, machine: Machine, file: str, offset_bytes: int, length_bytes: int) -> None:
+        """Law L4: the log on disk names an extent before data in it changes."""
+        if not file.endswith(".volume") or not hasattr(machine, "node"):
+            return
+        volume_id = file.removesuffix(".volume")
+        for shelved in machine.node.volumes.all():
+            if shelved.record.id != volume_id or not shelved.volume.trackers:
+                continue
+            log = laws.read_intent(machine.meta.files[f"{volume_id}.intent"].durable)
+            if log is None or (not log.clean and self._names(log, offset_bytes, length_bytes)):
+                return
+            self.broken(
+                "L4",
+                f"{machine.name}/{shelved.record.name} is written at {offset_bytes} and its "
+                "extent is not durable in the log",
+            )
+
+    @staticmethod
+    def _names(log: laws.IntentRecord, offset_bytes: int, length_bytes: int) -> bool:
+        first = offset_bytes // log.extent_bytes
+        last = (offset_bytes + length_bytes - 1) // log.extent_bytes
+        return all(extent in log.extents for extent in range(first, last + 1))
+
+    def flush_failed(self, machine: Machine, file: str) -> None:
+        """From here on nothing may be acknowledged on that volume (law L10)."""
+        for shelved in machine.node.volumes.all():
+            tracked = self.volumes.get((machine.name, shelved.record.name))
+            if file == f"{shelved.record.id}.volume" and tracked is not None:
+                tracked.flush_failed_at = self.tick()
+                self.event(f"a flush of {machine.name}/{shelved.record.name} failed")
+
+    def acknowledged(self, key: Key, began: int) -> None:
+        """A write or flush of a host was acknowledged."""
+        failed_at = self.volumes[key].flush_failed_at
+        if failed_at is not None and began > failed_at:
+            self.broken("L10", f"{key[0]}/{key[1]} acknowledges after a failed flush")

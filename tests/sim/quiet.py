@@ -1,0 +1,188 @@
+"""The quiet phase: faults off, machines up, and an operator who brings everything to PAIR.
+
+Owns the way there, with the next steps the controllers themselves name, and the final checks.
+It must end within bounded virtual time (law L3); a state that no command leads out of is a
+failure of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from controller.api import messages as m
+from controller.api.codes import Code
+from tests.sim import laws
+from tests.sim.machine import Machine
+from tests.sim.operator import REFUSED_FULL, Operator, PairPlan
+from tests.sim.oracle import Oracle
+
+WITHIN_S = 600.0
+PAUSE_S = 1.0
+PATIENCE = 12
+"""Rounds a pair may go on by itself before the operator does something."""
+
+
+class Quiet:
+    """Brings everything to PAIR and looks at it."""
+
+    def __init__(self, oracle: Oracle, operator: Operator) -> None:
+        self._oracle = oracle
+        self._operator = operator
+        self._waited: dict[str, int] = {}
+
+    async def run(self) -> None:
+        """Converge, then check laws L2 and L3."""
+        try:
+            async with asyncio.timeout(WITHIN_S):
+                await self._converge()
+        except TimeoutError:
+            self._oracle.broken("L3", f"no end after {WITHIN_S:.0f} s: {self._states()}")
+            return
+        await self._settled()
+
+    def _states(self) -> str:
+        parts = []
+        for plan in self._operator.plans:
+            for role in m.Role:
+                record = self._operator.record(plan, role)
+                if record is None:
+                    parts.append(f"{plan.name} {role}: none")
+                else:
+                    parts.append(f"{plan.name} {role}: {record.state} {record.reason!r}")
+        for (machine, name), _ in self._oracle.volumes.items():
+            volume = self._oracle.machines[machine].volume(name)
+            if volume is not None:
+                state = volume.state
+                parts.append(f"{name}: healthy={state.healthy} consistent={state.consistent}")
+        return "; ".join(parts)
+
+    async def _converge(self) -> None:
+        while True:
+            for machine in self._oracle.machines.values():
+                if not machine.up:
+                    await machine.start()
+            await self._close_views()
+            if await self._mended() and await self._pairs():
+                return
+            if self._oracle.broke:
+                return
+            await asyncio.sleep(PAUSE_S)
+
+    async def _close_views(self) -> None:
+        machine = self._oracle.machines["b"]
+        if machine.up and machine.volume("view") is not None:
+            await self._operator.give(machine, "view.close", m.Named(name="view"))
+
+    async def _mended(self) -> bool:
+        """Replace volumes whose disk has failed: their pairs and they themselves are made anew."""
+        fine = True
+        for (name, volume_name), _ in self._oracle.volumes.items():
+            machine = self._oracle.machines[name]
+            volume = machine.volume(volume_name)
+            if volume is not None and volume.state.healthy:
+                continue
+            fine = False
+            if volume is not None:
+                await self._drop(machine, volume_name)
+            await self._operator.create_volume(machine, volume_name)
+        return fine
+
+    async def _drop(self, machine: Machine, volume: str) -> None:
+        for plan in self._operator.plans:
+            if volume in (plan.p_volume, plan.s_volume):
+                await self._delete_both(plan)
+        await self._operator.give(machine, "volume.delete", m.VolumeDelete(name=volume))
+
+    async def _delete_both(self, plan: PairPlan) -> None:
+        for name in dict.fromkeys((plan.p_machine, plan.s_machine)):
+            machine = self._oracle.machines[name]
+            await self._operator.give(
+                machine, "pair.delete", m.PairDelete(name=plan.name, force=True)
+            )
+
+    async def _pairs(self) -> bool:
+        fine = True
+        for plan in self._operator.plans:
+            p = self._operator.record(plan, m.Role.P_VOL)
+            s = self._operator.record(plan, m.Role.S_VOL)
+            if p is not None and s is not None and p.id == s.id:
+                if p.state is m.PairState.PAIR and s.state is m.PairState.PAIR:
+                    continue
+                fine = False
+                waited = self._waited.get(plan.name, 0) + 1
+                self._waited[plan.name] = waited
+                running = p.state in (m.PairState.COPY, m.PairState.RCPY)
+                if running or (waited % PATIENCE and p.state is m.PairState.PSUE):
+                    continue
+                await self._resync(plan)
+            else:
+                fine = False
+                if p is not None or s is not None:
+                    await self._delete_both(plan)
+                await self._operator.create_pair(plan)
+        return fine
+
+    async def _resync(self, plan: PairPlan) -> None:
+        operator = self._operator
+        answer = await operator.resync(plan, reverse=False)
+        if answer.refused is None:
+            return
+        code = answer.refused.code
+        if code in REFUSED_FULL:
+            answer = await operator.resync(plan, reverse=False, full=True)
+        elif code is Code.NOT_CONSISTENT:
+            answer = await operator.resync(plan, reverse=True)
+        elif code is Code.IN_USE and plan.kind is m.PairKind.REMOTE:
+            # The S-VOL is itself the target of a copy from its local mirror.
+            return
+        if answer.refused is not None and answer.refused.code in REFUSED_FULL:
+            await operator.resync(plan, reverse=code is Code.NOT_CONSISTENT, full=True)
+
+    # ------------------------------------------------------------ at rest
+
+    async def _settled(self) -> None:
+        oracle = self._oracle
+        if oracle.broke:
+            return
+        for (name, volume_name), _ in oracle.volumes.items():
+            volume = oracle.machines[name].volume(volume_name)
+            if volume is not None:
+                await oracle.machines[name].io(volume.flush)
+        await asyncio.sleep(1)
+        for plan in self._operator.plans:
+            p = oracle.machines[plan.p_machine].image_of(plan.p_volume)
+            s = oracle.machines[plan.s_machine].image_of(plan.s_volume)
+            if p != s:
+                at = next(i for i in range(len(p)) if p[i] != s[i])
+                oracle.broken(
+                    "L3", f"'{plan.name}' is in PAIR and differs at byte {at} (block {at // 4096})"
+                )
+        for machine in oracle.machines.values():
+            for owner in machine.node.pairs.owners():
+                if len(owner.side.bitmap):
+                    oracle.broken(
+                        "L3",
+                        f"'{owner.record.name}', {owner.record.role}, is in PAIR with "
+                        f"{len(owner.side.bitmap)} bits set",
+                    )
+        images = [(self._durable(x, data=True), self._durable(x, data=False)) for x in
+                  oracle.machines.values()]
+        wrong = laws.not_clear(images)
+        if wrong is not None:
+            oracle.broken("L3", wrong)
+        self._histories()
+
+    def _durable(self, machine: Machine, *, data: bool) -> laws.Files:
+        disk = machine.disk if data else machine.meta
+        return {name: image.durable for name, image in disk.files.items()}
+
+    def _histories(self) -> None:
+        oracle = self._oracle
+        for plan in self._operator.plans:
+            if plan.kind is not m.PairKind.REMOTE:
+                continue
+            tracked = oracle.volumes[plan.p_machine, plan.p_volume]
+            image = oracle.machines[plan.p_machine].image_of(plan.p_volume)
+            wrong = tracked.history.wrong_read(image, 0, oracle.tick())
+            if wrong is not None:
+                oracle.broken("READ", f"at rest, {plan.p_volume}: {wrong}")
