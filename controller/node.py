@@ -34,6 +34,8 @@ from targets.lun import UnitAttention
 log = logging.getLogger(__name__)
 
 PROGRESS_EVERY_S = 0.5
+REFRESH_EVERY_TICKS = 4
+"""What changes without an event (sessions, marked blocks, space) is published this late."""
 
 
 class Publisher(Protocol):
@@ -85,6 +87,8 @@ class Node:
         self._publisher = publisher
         self._changed_pairs: set[str] = set()
         self._changed_volumes: set[str] = set()
+        self._published: dict[tuple[StateKind, str], m.VolumeInfo | m.PairInfo | None] = {}
+        self._ticks = 0
         self._publishing: Callable[[], None] | None = None
         self._cancel_progress: Callable[[], None] | None = None
         self._stopping = False
@@ -168,7 +172,7 @@ class Node:
     def pair_gone(self, name: str) -> None:
         """Clear the retained state."""
         self._changed_pairs.discard(name)
-        self._publisher.publish_state("pair", name, None)
+        self._state("pair", name, None)
 
     def data_replaced(self, side: PairSide) -> None:
         """Hosts get a UNIT ATTENTION."""
@@ -244,6 +248,11 @@ class Node:
         if self._publishing is None and not self._stopping:
             self._publishing = self._world.clock.later(0, self._publish)
 
+    def _state(self, kind: StateKind, name: str, info: m.VolumeInfo | m.PairInfo | None) -> None:
+        if self._published.get((kind, name)) != info:
+            self._published[kind, name] = info
+            self._publisher.publish_state(kind, name, info)
+
     def _publish(self) -> None:
         self._publishing = None
         if self._stopping:
@@ -254,18 +263,22 @@ class Node:
         for name in pairs:
             owner = self.pairs.find(name)
             if owner is not None:
-                self._publisher.publish_state("pair", name, pair_info(self.name, owner))
+                self._state("pair", name, pair_info(self.name, owner))
         known = {shelved.record.name for shelved in self.volumes.all()}
         for name in volumes:
             info = self.volume_info(name) if name in known else None
-            self._publisher.publish_state("volume", name, info)
+            self._state("volume", name, info)
 
     def _tick(self) -> None:
-        """Keep progress fresh while something copies, and the status when a reason changes."""
+        """Keep fresh what no event tells: progress while something copies, the rest later."""
+        self._ticks += 1
+        everything = self._ticks % REFRESH_EVERY_TICKS == 0
         for owner in self.pairs.owners():
-            if owner.record.copying is not None:
+            if everything or owner.record.copying is not None:
                 self._changed_pairs.add(owner.record.name)
-                self._publish_soon()
+        if everything:
+            self._changed_volumes.update(each.record.name for each in self.volumes.all())
+        self._publish_soon()
         self._publish_status()
         self._cancel_progress = self._world.clock.later(PROGRESS_EVERY_S, self._tick)
 

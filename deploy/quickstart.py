@@ -181,7 +181,12 @@ class Story:
         """One command, then the proof as a user sees it."""
         books = self.pair.mountpoint / "books"
         wanted = [str(books / "ledger.dat"), str(books / "contract.txt")]
-        self.trilun("restore", "--dry-run", *wanted)
+        plan = self.trilun("restore", "--dry-run", *wanted)["plan"]
+        self.say(
+            f"  would bring back {len(plan['files'])} files, {plan['bytes_to_copy'] / MIB:.2f} MiB; "
+            f"writes on the first volume that would be lost: {plan['overwritten_bytes']} bytes"
+        )
+        self.say(f"  because {plan['rule']}")
         began_s = time.monotonic()
         job = self.trilun("restore", *wanted)
         receipt = self.receipt
