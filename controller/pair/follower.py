@@ -81,7 +81,12 @@ class Follower:
             owner.send(msg.Deleted())
 
     async def split_stored(self, done: msg.SplitDone) -> None:
-        """The split has happened: make it durable, then say so."""
+        """The split has happened: make it durable, data first, then say so.
+
+        The S-VOL's last writes are in its disk's cache still, and a crash would leave some of
+        them out of what an operator was told is one point in time (law L7).
+        """
+        await finished(self._side.volume.settle)
         await self._owner.services.commit()
         self._owner.send(done)
 

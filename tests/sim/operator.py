@@ -97,7 +97,10 @@ class Operator:
             machine, "volume.create", m.VolumeCreate(name=name, size_bytes=self.size_bytes)
         )
         if answer.done and not known:
-            self.oracle.volumes[machine.name, name].history.reset()
+            tracked = self.oracle.volumes[machine.name, name]
+            tracked.history.reset()
+            tracked.written = tracked.followed = tracked.copied_back = False
+            tracked.frozen = tracked.flush_failed_at = None
         return answer
 
     async def create_pair(self, plan: PairPlan) -> Answered:
