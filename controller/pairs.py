@@ -228,8 +228,11 @@ class Pairs:
         else:
             owner.side.volume.state.consistent = False
             owner.side.volume.update_access()
+        # Bits first: any commit of the catalogue meanwhile would make a pair of it whose bitmap
+        # file says on disk that nothing differs (law L1).
+        await finished(owner.side.bitmap_file.save)
         self._catalogue.contents.pairs.append(record)
-        await owner.save()
+        await self._catalogue.commit()
         owner.start()
         return owner
 
