@@ -133,7 +133,10 @@ class Running:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self.cut_link()
+        node.links.closing = True
+        for connection in list(node.links.connections):
+            if connection._transport is not None:
+                connection._transport.abort()
         await node.links._network.close()
         await asyncio.to_thread(self.offload.close)
         if chance is not None:

@@ -108,6 +108,10 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Who dialed says hello; who listens answers it, with a refusal if it must be."""
         self._transport = cast("asyncio.Transport", transport)
+        if self._links.closing:
+            # Accepted in the very turn in which the door was closed.
+            self._transport.abort()
+            return
         self._links.connections.add(self)
         if self._dialed:
             self._transport.write(self._hello_bytes())
@@ -244,7 +248,7 @@ class Links:
         self._live: dict[str, Connection] = {}
         self._lost = {peer.name: asyncio.Event() for peer in peers}
         self._dialers: list[asyncio.Task[None]] = []
-        self._closing = False
+        self.closing = False
 
     def hello(self, refused: str = "") -> Hello:
         """What this node says first."""
@@ -311,7 +315,7 @@ class Links:
                 del self._live[peer]
                 self._note(peer, connection.reason)
                 self.events.on_down(peer, connection.reason)
-        elif peer and connection.reason and peer not in self._live:
+        elif peer and connection.stream is None and peer not in self._live:
             self._note(peer, f"refused: {connection.reason}")
         if peer in self._lost and peer not in self._live:
             self._lost[peer].set()
@@ -323,7 +327,7 @@ class Links:
 
     async def close(self) -> None:
         """Stop dialing and listening, end every connection."""
-        self._closing = True
+        self.closing = True
         for task in self._dialers:
             task.cancel()
         await asyncio.gather(*self._dialers, return_exceptions=True)

@@ -317,8 +317,9 @@ class Leader:
         owner.send(msg.Finished())
         side.lead()
         owner.set_state(PairState.PAIR)
-        await owner.save()
+        # In the very step that lets hosts in again: none may read on from its cache (L12).
         owner.services.data_replaced(side)
+        await owner.save()
         owner.services.in_sync(side)
 
     # ------------------------------------------------------------ cuts and failures

@@ -185,3 +185,34 @@ def mermaid() -> str:
         label = ", ".join(labels).replace(":", "")
         lines.append(f"    {origin} --> {target}: {label}")
     return "\n".join(lines) + "\n"
+
+
+def document() -> str:
+    """docs/pair-states.md: the diagram and both tables, as this module has them."""
+    lines = [
+        "# Pair states",
+        "",
+        "Made from the table in `controller/pair/table.py` by `python -m controller.pair.table`.",
+        "",
+        "```mermaid",
+        mermaid().rstrip(),
+        "```",
+        "",
+        "## Commands",
+        "",
+        "| state | command | answer | leads to | why | next step |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (state, command), row in COMMANDS.items():
+        target = row.state if row.verdict is Verdict.ACCEPTED else None
+        lines.append(
+            f"| {state} | {command} | {row.verdict} | {target or ''} | {row.reason} "
+            f"| {row.next_step} |"
+        )
+    lines += ["", "## Events", "", "| state | event | leads to |", "|---|---|---|"]
+    lines += [f"| {state} | {event} | {target} |" for (state, event), target in EVENTS.items()]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(document(), end="")  # noqa: T201

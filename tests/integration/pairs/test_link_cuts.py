@@ -248,7 +248,7 @@ async def test_a_half_the_primary_forgot_can_be_deleted_or_paired_again(tmp_path
 
 
 async def test_messages_about_a_pair_nobody_knows_are_not_echoed_for_ever(tmp_path: Path) -> None:
-    async with two_nodes(tmp_path) as (a, b):
+    async with two_nodes(tmp_path) as (a, _):
         stream = a.node.links.stream("b")
         assert stream is not None
         stream.send_control(b"\x01" * 16, {"kind": "report"})

@@ -93,6 +93,12 @@ class Oracle:
         self.safe = [a | b for a, b in zip(self.safe, other.safe, strict=True)]
         self.since = [a | b for a, b in zip(self.since, other.since, strict=True)]
 
+    def anything(self, tags: int) -> None:
+        """Some mixture of the past: only that no sector is torn can still be checked."""
+        self.now = [frozenset(range(tags + 1))] * SECTORS
+        self.safe = list(self.now)
+        self.since = [frozenset()] * SECTORS
+
     def check(self, image: bytes, what: str) -> None:
         for sector in range(SECTORS):
             raw = image[sector * SECTOR : (sector + 1) * SECTOR]
@@ -179,6 +185,7 @@ class Program:
             roll = self.chance.random()
             tag = 0 if roll < 0.15 else self.tag
             fua = roll > 0.9
+            oracle.begin(first, count, tag)
             work = self.one_write(running, name, oracle, first, count, tag, fua=fua)
             task = asyncio.create_task(work)
             self.hosts[node].add(task)
@@ -199,7 +206,6 @@ class Program:
         *,
         fua: bool,
     ) -> None:
-        oracle.begin(first, count, tag)
         try:
             volume = running.volume(name)
             if tag == 0:
@@ -226,7 +232,8 @@ class Program:
             await asyncio.wait_for(running.do(verb, params), 20)
         except RejectedError as error:
             self.log.append(f"{verb}: {error.code} {error}")
-            assert error.code is not Code.INTERNAL
+            if error.code is Code.INTERNAL:
+                raise
             return False
         self.log.append(f"{verb} {params}")
         return True
@@ -244,20 +251,27 @@ class Program:
                 self.second.replaced_by(self.first)
             else:
                 # Second is somewhere between the last PAIR and now; only first is known.
-                self.second.now = [frozenset(range(self.tag + 1))] * SECTORS
-                self.second.safe = list(self.second.now)
+                self.second.anything(self.tag)
+        elif in_pair:
+            # It is split here, and there it is not known when.
+            self.second.anything(self.tag)
 
     async def resync(self) -> None:
         direction = self.chance.choice([m.Direction.FORWARD, m.Direction.REVERSE])
         await self.quiet()
         asked = m.PairResync(name="remote", direction=direction, force=True)
         before = self.a.pair("remote").state
-        if (
-            await self.command(self.a, "pair.resync", asked)
-            and direction is m.Direction.REVERSE
-            and before is not S.RCPY
-        ):
+        accepted = await self.command(self.a, "pair.resync", asked)
+        if direction is m.Direction.FORWARD or before is S.RCPY:
+            return
+        if before is not S.PSUS:
+            if accepted or "no_peer" in self.log[-1]:
+                self.first.anything(self.tag)
+        elif accepted:
             self.first.replaced_by(self.second)
+        elif "no_peer" in self.log[-1]:
+            # It may have begun, and then it goes on by itself.
+            self.first.either(self.second)
 
     async def mark(self) -> None:
         await self.quiet()
@@ -347,6 +361,8 @@ class Program:
                 break
             direction = m.Direction.FORWARD if first.consistent else m.Direction.REVERSE
             asked = m.PairResync(name="remote", direction=direction, force=True)
+            if direction is m.Direction.REVERSE and self.a.pair("remote").state is S.PSUS:
+                self.first.replaced_by(self.second)
             if not await self.command(self.a, "pair.resync", asked):
                 await asyncio.sleep(0.02)
         assert await settled() is S.PAIR, (self.a.pair("remote"), self.log[-20:])

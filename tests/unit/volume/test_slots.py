@@ -1,0 +1,79 @@
+"""The slot ring and the intent record: torn, foreign and damaged bytes are never in force."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.volume.intent import MAX_HOT_EXTENTS, IntentRecord
+from controller.volume.slots import CorruptError, SlotLayout, SlotRing, decode_slot, encode_slot
+from tests.unit.volume.memory import MemoryStore
+
+LAYOUT = SlotLayout(b"testring", slot_bytes=2048, slots=3)
+
+
+@given(st.integers(1, 1 << 60), st.binary(max_size=LAYOUT.max_payload_bytes))
+def test_a_slot_comes_back(sequence: int, payload: bytes) -> None:
+    raw = encode_slot(LAYOUT, sequence, payload)
+    assert len(raw) % 512 == 0
+    assert decode_slot(LAYOUT, raw) == (sequence, payload)
+    assert decode_slot(SlotLayout(b"foreign!", 2048, 3), raw) is None
+
+
+@given(st.binary(max_size=900), st.data())
+def test_a_damaged_slot_is_none(payload: bytes, data: st.DataObject) -> None:
+    raw = bytearray(encode_slot(LAYOUT, 7, payload))
+    raw[data.draw(st.integers(0, 27 + len(payload)))] ^= data.draw(st.integers(1, 255))
+    assert decode_slot(LAYOUT, bytes(raw)) is None
+
+
+@given(st.binary(max_size=2048).map(lambda raw: raw.ljust(2048, b"\0")))
+def test_garbage_is_none(raw: bytes) -> None:
+    assert decode_slot(LAYOUT, raw) is None
+
+
+def commit(ring: SlotRing, payload: bytes) -> object:
+    outcome: list[object] = []
+    ring.commit(payload, outcome.append)
+    (error,) = outcome
+    return error
+
+
+@given(st.lists(st.binary(max_size=1500), min_size=1, max_size=8), st.integers(0, 2047))
+async def test_a_torn_commit_leaves_the_one_before_it(payloads: list[bytes], torn: int) -> None:
+    store = MemoryStore(LAYOUT.ring_bytes)
+    ring = SlotRing(store, LAYOUT)
+    assert await ring.load() is None
+    for payload in payloads[:-1]:
+        assert commit(ring, payload) is None
+    store.tear_after_bytes = torn
+    assert commit(ring, payloads[-1]) is not None
+    store.tear_after_bytes = None
+    assert commit(ring, b"never") is not None, "a ring that failed takes no more"
+    allowed = [*payloads[-2:]]
+    try:
+        found = await SlotRing(store, LAYOUT).load()
+    except CorruptError:
+        assert len(payloads) == 1
+        return
+    assert found in allowed or (found is None and len(payloads) == 1)
+
+
+async def test_what_is_neither_empty_nor_ours_is_refused() -> None:
+    with pytest.raises(CorruptError):
+        await SlotRing(MemoryStore(LAYOUT.ring_bytes, b"something else"), LAYOUT).load()
+
+
+@given(st.integers(1, 1 << 31), st.booleans(), st.lists(st.integers(0, (1 << 32) - 1), max_size=99))
+def test_an_intent_record_comes_back(extent_bytes: int, clean: bool, extents: list[int]) -> None:
+    record = IntentRecord(extent_bytes, clean, tuple(extents))
+    raw = record.encode()
+    assert IntentRecord.decode(raw) == record
+    for wrong in (raw[:-1], raw + b"\0", raw[:5], b""):
+        with pytest.raises(CorruptError):
+            IntentRecord.decode(wrong)
+
+
+def test_the_largest_record_fits_a_slot() -> None:
+    assert len(IntentRecord(4096, False, tuple(range(MAX_HOT_EXTENTS))).encode()) <= 4096 - 28
