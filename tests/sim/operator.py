@@ -99,7 +99,8 @@ class Operator:
         if answer.done and not known:
             tracked = self.oracle.volumes[machine.name, name]
             tracked.history.reset()
-            tracked.written = tracked.followed = tracked.copied_back = False
+            tracked.written = tracked.followed = False
+            tracked.copied_back = tracked.copied_into = False
             tracked.frozen = tracked.flush_failed_at = None
         return answer
 

@@ -32,6 +32,8 @@ class Tracked:
     """A host's write was acknowledged since the content was last replaced."""
     copied_back: bool = False
     """A reverse copy into it has begun."""
+    copied_into: bool = False
+    """Data was written while it was the target of one."""
     followed: bool = False
     """It was an S-VOL that hosts can't write to: somebody else changed it."""
     frozen: bytes | None = None
@@ -91,7 +93,9 @@ class Oracle:
         if any(r.role is Role.P_VOL and r.state is PairState.RCPY for r in records):
             if not tracked.copied_back:
                 self._overwritten(key, tracked, records, Role.P_VOL)
+                tracked.copied_into = False
             tracked.copied_back = True
+            tracked.frozen = None
         old, tracked.access = tracked.access, volume.access
         if old is not volume.access:
             self.event(f"{machine.name}/{volume.name} is {volume.access.value} to hosts")
@@ -137,11 +141,10 @@ class Oracle:
                 self._same_as_source(machine, record)
                 self._rebase(machine, key, tracked)
                 return
-        if tracked.copied_back and any(r.role is Role.P_VOL for r in records):
-            # The copy back was refused before it began: the content has to be the hosts' still.
-            tracked.copied_back = False
-            return
-        if tracked.followed:
+        replaced = tracked.followed or (tracked.copied_back and tracked.copied_into)
+        # A copy back that was refused before it began leaves what hosts wrote.
+        tracked.copied_back = False
+        if replaced:
             self._rebase(machine, key, tracked)
         self.event(f"{key[0]}/{name} may be written by hosts")
 
@@ -167,14 +170,15 @@ class Oracle:
             images += [durable, *pending]
         tracked.history.rebase(images, self.tick(), durable=not pending)
         tracked.written = False
-        tracked.copied_back = False
-        tracked.followed = False
+        tracked.copied_back = tracked.copied_into = tracked.followed = False
 
     def _freeze(
         self, machine: Machine, key: Key, tracked: Tracked, record: PairRecord | None
     ) -> None:
         """Keep the image of the split from the step in which it happened."""
-        if record is None or record.state is not PairState.SSUS or record.writable:
+        split = record is not None and record.state is PairState.SSUS and not record.writable
+        if not split or tracked.access is Access.NOT_READY:
+            # Also while it is the target of a copy back, which may change it.
             tracked.frozen = None
         elif tracked.frozen is None:
             tracked.frozen = machine.image_of(key[1])
@@ -198,7 +202,7 @@ class Oracle:
                 s_record is None
                 or (s_record.writable and s_record.state is PairState.SSUS)
             ):
-                if not tracked.followed:
+                if not tracked.followed and not (tracked.copied_back and tracked.copied_into):
                     wrong = tracked.history.wrong_after_crash(image)
                     if wrong is not None:
                         self.broken("L5", f"after a restart of {machine.name}, {name}: {wrong}")
@@ -249,6 +253,9 @@ class Oracle:
         for shelved in machine.node.volumes.all():
             if shelved.record.id != volume_id or not shelved.volume.trackers:
                 continue
+            tracked = self.volumes.get((machine.name, shelved.record.name))
+            if tracked is not None and tracked.copied_back:
+                tracked.copied_into = True
             log = laws.read_intent(machine.meta.files[f"{volume_id}.intent"].durable)
             if log is None or (not log.clean and self._names(log, offset_bytes, length_bytes)):
                 return
