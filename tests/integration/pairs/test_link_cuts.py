@@ -17,7 +17,6 @@ from controller.pair.owner import PairOwner
 from controller.pair.table import Command
 from targets.lun import LunError, LunFault
 from tests.rig import (
-    Running,
     chain,
     eventually,
     linked,
@@ -37,7 +36,7 @@ BLOCK = 4096
 async def asked(owner: PairOwner) -> None:
     """Return in the loop's turn in which the other side is asked to prepare."""
     async with asyncio.timeout(10):
-        while not any(msg.Prepared in entry[0] for entry in owner._awaiting):  # noqa: ASYNC110
+        while not owner.talk.awaits(msg.Prepared):  # noqa: ASYNC110
             await asyncio.sleep(0)
 
 
