@@ -162,7 +162,7 @@ class Commands:
         if params.kind is m.PairKind.LOCAL:
             if params.peer is not None:
                 raise RejectedError(Code.BAD_REQUEST, "peer: a local pair has none")
-            await node.pairs.create_local(params)
+            await node.pairing.create_local(params)
         else:
             await self._create_remote(params)
         return _done(f"pair '{params.name}' is copying", node.pair_info(params.name))
@@ -175,10 +175,10 @@ class Commands:
                 f"peer: '{params.peer}' is not a peer of '{node.name}'",
                 "add a [[peer]] section for it to the configuration",
             )
-        shelved = node.pairs.check_new(params.name, params.p_volume, m.Role.P_VOL)
+        shelved = node.pairing.check_new(params.name, params.p_volume, m.Role.P_VOL)
         if not shelved.record.consistent:
             raise RejectedError(Code.NOT_CONSISTENT, f"'{params.p_volume}' is half copied")
-        record = node.pairs.new_record(params, m.Role.P_VOL, shelved.record.generation)
+        record = node.pairing.new_record(params, m.Role.P_VOL, shelved.record.generation)
         record.rate_limit_bytes_per_s = (
             params.rate_limit_bytes_per_s or node.settings.rate_limit_bytes_per_s
         )
@@ -206,7 +206,7 @@ class Commands:
         node = self._node
         record = PairRecord.model_validate(params["record"])
         record.peer = peer
-        owner = await node.pairs.accept(record, int(params["size_bytes"]))
+        owner = await node.pairing.accept(record, int(params["size_bytes"]))
         stream = node.links.stream(peer)
         if stream is not None:
             node.connect(owner.side, stream)

@@ -25,6 +25,7 @@ from controller.link.stream import Stream, StreamChannel
 from controller.link.transport import Links, Network, Peer
 from controller.pair.copier import Clock
 from controller.pair.side import PairSide
+from controller.pairing import Pairing
 from controller.pairs import Pairs
 from controller.volume.store import Disk, StoreDone, StoreError
 from controller.volume.volume import Volume
@@ -109,9 +110,8 @@ class Node:
             settings.intent,
             world.new_id,
         )
-        self.pairs = Pairs(
-            self.volumes, world.meta_disk, self.catalogue, world.clock, self, world.new_id
-        )
+        self.pairs = Pairs(self.volumes, world.meta_disk, self.catalogue, world.clock, self)
+        self.pairing = Pairing(self.pairs, self.volumes, self.catalogue, world.new_id)
         self.links = Links(
             self.name,
             self.catalogue.contents.node_id,

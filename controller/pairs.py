@@ -55,14 +55,12 @@ class Pairs:
         catalogue: Catalogue,
         clock: Clock,
         events: PairEvents,
-        new_id: Callable[[], str],
     ) -> None:
         self._volumes = volumes
         self._meta_disk = meta_disk
         self._catalogue = catalogue
         self._clock = clock
         self._events = events
-        self._new_id = new_id
         self._owners: dict[tuple[str, m.Role], PairOwner] = {}
         self._making = asyncio.Lock()
         """Held from the check whether a side can be made until it is there."""
@@ -116,7 +114,7 @@ class Pairs:
             owner.start()
         for owner in list(self._owners.values()):
             if owner.record.kind is m.PairKind.LOCAL and owner.record.role is m.Role.P_VOL:
-                self._connect_local(owner.record.name)
+                self.connect_local(owner.record.name)
 
     async def _recover(self, shelved: Shelved) -> None:
         owners = self.of_volume(shelved.record.name)
@@ -184,30 +182,6 @@ class Pairs:
 
     # ------------------------------------------------------------ create and dissolve
 
-    def check_new(self, name: str, volume: str, role: m.Role) -> Shelved:
-        """Whether a volume can take a part in a new pair; RejectedError says why not."""
-        if self.find(name) is not None:
-            raise RejectedError(
-                Code.EXISTS, f"a pair '{name}' exists", "choose another name, or delete it first"
-            )
-        if not self._catalogue.has_room():
-            raise RejectedError(Code.NO_SPACE, "the catalogue is full", "delete volumes or pairs")
-        shelved = self._volumes.get(volume)
-        if shelved.view_of is not None:
-            raise RejectedError(Code.BAD_REQUEST, f"'{volume}' is a view", "pair a volume")
-        if role is m.Role.S_VOL:
-            for owner in self.of_volume(volume):
-                if owner.record.role is m.Role.S_VOL:
-                    raise RejectedError(
-                        Code.IN_USE,
-                        f"'{volume}' is the S-VOL of pair '{owner.record.name}'",
-                        f"delete that first: trilun pair delete {owner.record.name}",
-                    )
-            if shelved.volume.views:
-                raise RejectedError(Code.IN_USE, f"a view of '{volume}' is open")
-            self._volumes.check_no_sessions(shelved)
-        return shelved
-
     async def add(self, record: PairRecord) -> PairOwner:
         """Make one side, durably, and start its owner. A P-VOL's side starts all dirty."""
         async with self._making:
@@ -236,106 +210,8 @@ class Pairs:
         owner.start()
         return owner
 
-    async def create_local(self, asked: m.PairCreate) -> PairOwner:
-        """Bind two volumes of this controller; the copy starts at once."""
-        self._check_no_circle(asked)
-        p_shelved = self.check_new(asked.name, asked.p_volume, m.Role.P_VOL)
-        s_shelved = self.check_new(asked.name, asked.s_volume, m.Role.S_VOL)
-        check_sizes(asked, p_shelved.record.size_bytes, s_shelved.record.size_bytes)
-        if not p_shelved.record.consistent:
-            raise RejectedError(
-                Code.NOT_CONSISTENT,
-                f"'{asked.p_volume}' is not one point in time",
-                "wait until its own pair is in sync",
-            )
-        record = self.new_record(asked, m.Role.P_VOL, p_shelved.record.generation)
-        other = record.model_copy(
-            update={
-                "role": m.Role.S_VOL,
-                "volume": record.other_volume,
-                "other_volume": record.volume,
-                "history": [],
-            }
-        )
-        await self.add(other)
-        owner = await self.add(record)
-        self._connect_local(record.name)
-        await owner.caught_up()
-        return owner
-
-    def _check_no_circle(self, asked: m.PairCreate) -> None:
-        """A volume can't be a copy of itself, however many pairs lie between."""
-        source: str | None = asked.p_volume
-        while source is not None:
-            if source == asked.s_volume:
-                raise RejectedError(
-                    Code.BAD_REQUEST,
-                    f"'{asked.p_volume}' is '{asked.s_volume}', or a copy of it",
-                    "choose another S-VOL",
-                )
-            source = next(
-                (
-                    owner.record.other_volume
-                    for owner in self.of_volume(source)
-                    if owner.record.role is m.Role.S_VOL and owner.record.kind is m.PairKind.LOCAL
-                ),
-                None,
-            )
-
-    async def accept(self, record: PairRecord, p_bytes: int) -> PairOwner:
-        """Make the S-VOL's side of a remote pair that its P-VOL's controller has just made."""
-        if record.role is not m.Role.S_VOL or record.kind is not m.PairKind.REMOTE:
-            raise RejectedError(Code.BAD_REQUEST, "this is not an S-VOL's side of a remote pair")
-        stale = self.find(record.name)
-        if (
-            stale is not None
-            and stale.record.role is m.Role.S_VOL
-            and (stale.record.peer, stale.record.volume) == (record.peer, record.volume)
-        ):
-            # Rule 1 of the table: the P-VOL's side decides. It has none, so ours is what an
-            # interrupted create, or a delete with --force, has left behind.
-            log.warning("pair %s: made anew by '%s'", record.name, record.peer)
-            stale.side.part()
-            await self.forget(stale.side)
-        for owner in self.of_volume(record.volume):
-            back = (owner.record.peer, owner.record.other_volume)
-            if back == (record.peer, record.other_volume):
-                raise RejectedError(
-                    Code.BAD_REQUEST,
-                    f"'{record.other_volume}' is a copy of '{record.volume}' already",
-                    "choose another S-VOL",
-                )
-        shelved = self.check_new(record.name, record.volume, m.Role.S_VOL)
-        asked = m.PairCreate(
-            name=record.name,
-            kind=m.PairKind.REMOTE,
-            p_volume=record.other_volume,
-            s_volume=record.volume,
-        )
-        check_sizes(asked, p_bytes, shelved.record.size_bytes)
-        return await self.add(record)
-
-    def new_record(self, asked: m.PairCreate, role: m.Role, generation: str) -> PairRecord:
-        """The record of a pair that is about to copy for the first time."""
-        return PairRecord(
-            id=self._new_id(),
-            name=asked.name,
-            kind=asked.kind,
-            role=role,
-            volume=asked.p_volume,
-            other_volume=asked.s_volume,
-            peer=asked.peer,
-            mode=asked.mode,
-            fence=asked.fence,
-            rate_limit_bytes_per_s=asked.rate_limit_bytes_per_s,
-            state=m.PairState.PSUE,
-            goal="mirror",
-            reason="the initial copy is about to begin",
-            current=generation,
-            baseline=generation,
-        )
-
-    def _connect_local(self, name: str) -> None:
+    def connect_local(self, name: str) -> None:
+        """Join the two sides of a local pair."""
         p_side = self._owners[name, m.Role.P_VOL].side
         s_side = self._owners[name, m.Role.S_VOL].side
         s_side.on_open(LocalChannel(p_side))
@@ -447,16 +323,6 @@ class Pairs:
         owner.retire()
         if self.find(record.name) is None:
             self._events.pair_gone(record.name)
-
-
-def check_sizes(asked: m.PairCreate, p_bytes: int, s_bytes: int) -> None:
-    """Both volumes of a pair have the same size."""
-    if p_bytes != s_bytes:
-        raise RejectedError(
-            Code.BAD_REQUEST,
-            f"'{asked.p_volume}' has {p_bytes} bytes, '{asked.s_volume}' {s_bytes}",
-            "make the S-VOL anew with the P-VOL's size",
-        )
 
 
 def _bitmap_name(record: PairRecord) -> str:

@@ -20,9 +20,10 @@ from controller.exports import Exporter, target_name
 from controller.volume.intent import LAYOUT as INTENT_LAYOUT
 from controller.volume.intent import IntentRecord
 from controller.volume.overlay import OverlayStore
+from controller.volume.services import VolumeServices
 from controller.volume.slots import CorruptError, SlotRing
 from controller.volume.store import BlockStore, Disk, StoreError, StoreFault, finished
-from controller.volume.volume import Volume, VolumeServices
+from controller.volume.volume import Volume
 from targets.lun import LunIdentity
 
 log = logging.getLogger(__name__)

@@ -28,7 +28,6 @@ from controller.link.frames import (
     encode_header,
 )
 
-
 UNKNOWN_PAIR = "unknown_pair"
 """Kind of the message that answers a message to a pair that isn't here."""
 

@@ -36,7 +36,7 @@ class Follower:
         elif isinstance(message, msg.Split):
             side.volume.barrier(lambda: self._split(message))
         elif isinstance(message, msg.Mark):
-            side.volume.barrier(lambda: owner.services.mark_local(side, message, owner.send))
+            side.volume.barrier(lambda: owner.services.mark_local(side, message, owner.talk.send))
         elif isinstance(message, msg.Finished) and self._record.state is PairState.RCPY:
             # The P-VOL's writes may be right behind this message.
             side.follow()
@@ -66,7 +66,7 @@ class Follower:
         owner = self._owner
         if isinstance(message, msg.Report):
             owner.report = message
-            owner.send(owner.own_report())
+            owner.talk.send(owner.own_report())
         elif isinstance(message, msg.Prepare):
             await self._prepare(message)
         elif isinstance(message, msg.Finish):
@@ -78,7 +78,7 @@ class Follower:
         elif isinstance(message, msg.Delete):
             self._side.part()
             await owner.services.forget(self._side)
-            owner.send(msg.Deleted())
+            owner.talk.send(msg.Deleted())
 
     async def split_stored(self, done: msg.SplitDone) -> None:
         """The split has happened: make it durable, data first, then say so.
@@ -88,7 +88,7 @@ class Follower:
         """
         await finished(self._side.volume.settle)
         await self._owner.services.commit()
-        self._owner.send(done)
+        self._owner.talk.send(done)
 
     async def _prepare(self, prepare: msg.Prepare) -> None:
         """Become the target: close the door to hosts, keep one consistent copy, tell our bits."""
@@ -96,41 +96,44 @@ class Follower:
         use = owner.services.use_of(side)
         state = after(record.state, Event.TOLD_COPY)
         if use or state is None:
-            owner.send(msg.Refused(reason=use or f"the S-VOL is in {record.state}"))
+            self._refuse(use or f"the S-VOL is in {record.state}")
             return
-        channel = owner.epoch()
+        channel = owner.talk.epoch()
         side.begin_resync()
         record.goal = "mirror"
         record.halted = False
         owner.set_state(state)
         await owner.drained()
-        owner.still(channel)
+        owner.talk.still(channel)
         if prepare.dirty_bytes or len(side.bitmap):
             await owner.services.guard(side)
-            owner.still(channel)
+            owner.talk.still(channel)
             side.volume.state.consistent = False
         record.agree(prepare.current)
         await owner.services.commit()
-        owner.still(channel)
+        owner.talk.still(channel)
         side.follow()
         for payload in encode(side.bitmap):
             channel.bitmap(payload)
-        owner.send(msg.Prepared(dirty_bytes=side.bitmap.dirty_bytes))
+        owner.talk.send(msg.Prepared(dirty_bytes=side.bitmap.dirty_bytes))
+
+    def _refuse(self, reason: str) -> None:
+        self._owner.talk.send(msg.Refused(reason=reason))
 
     async def _finish(self) -> None:
         """In sync: every bit is clear, on disk too (law L3)."""
         record, side, owner = self._record, self._side, self._owner
         if record.state is not PairState.COPY or not side.sinking:
             return
-        channel = owner.epoch()
+        channel = owner.talk.epoch()
         side.bitmap.clear_all()
         side.volume.state.consistent = True
         side.volume.state.generation = record.current
         side.counting_wire = False
         owner.set_state(PairState.PAIR)
         await owner.save()
-        owner.still(channel)
-        owner.send(msg.Finished())
+        owner.talk.still(channel)
+        owner.talk.send(msg.Finished())
         owner.services.in_sync(side)
 
     async def _reverse(self, reverse: msg.Reverse) -> None:
@@ -138,20 +141,20 @@ class Follower:
         record, side, owner = self._record, self._side, self._owner
         state = after(record.state, Event.TOLD_REVERSE)
         if state is None or not side.volume.state.consistent or side.channel is None:
-            owner.send(msg.Refused(reason=f"the S-VOL is in {record.state} and can't be a source"))
+            self._refuse(f"the S-VOL is in {record.state} and can't be a source")
             return
         if record.current != reverse.agreed:
-            owner.send(msg.Refused(reason="the S-VOL was written just now; give the command again"))
+            self._refuse("the S-VOL was written just now; give the command again")
             return
         channel, before = side.channel, record.state
         side.begin_resync()
         owner.set_state(state)
         await owner.drained()
-        owner.still(channel)
+        owner.talk.still(channel)
         if record.current != reverse.agreed:
             # A host's write was waiting for its new generation when we closed the door.
             owner.set_state(before)
-            owner.send(msg.Refused(reason="the S-VOL was written just now; give the command again"))
+            self._refuse("the S-VOL was written just now; give the command again")
             return
         record.goal = "reverse"
         record.halted = False
@@ -160,14 +163,16 @@ class Follower:
         side.discarded_bytes = reverse.dirty_bytes
         record.agree(record.current)
         await owner.save()
-        owner.still(channel)
+        owner.talk.still(channel)
         if record.state is not PairState.RCPY:
             return
 
         def failed(error: StoreError) -> None:
             owner.store_failed(str(error))
 
-        owner.send(msg.Started(union_bytes=side.union_bytes, discarded_bytes=side.discarded_bytes))
+        owner.talk.send(
+            msg.Started(union_bytes=side.union_bytes, discarded_bytes=side.discarded_bytes)
+        )
         side.copier = Copier(
             side.volume.store,
             side.bitmap,
@@ -182,13 +187,13 @@ class Follower:
     async def copied_back(self) -> None:
         """The copier has ended: the target says so on its disk, then we do on ours."""
         side, owner, record = self._side, self._owner, self._record
-        copier, channel = side.copier, owner.epoch()
+        copier, channel = side.copier, owner.talk.epoch()
         if record.state is not PairState.RCPY or copier is None or not copier.ended:
             return
         side.payload_bytes = copier.payload_bytes
         await finished(side.bitmap_file.save)
-        owner.still(channel)
-        owner.send(msg.Finish())
+        owner.talk.still(channel)
+        owner.talk.send(msg.Finish())
 
     async def _copied_back(self) -> None:
         side, owner, record = self._side, self._owner, self._record

@@ -21,7 +21,8 @@ from controller.pair.table import Answer, Command
 from controller.volume.store import StoreError, finished
 
 if TYPE_CHECKING:
-    from controller.pair.owner import PairOwner, Reply
+    from controller.pair.conversation import Reply
+    from controller.pair.owner import PairOwner
 
 _REFUSALS = {
     Rule.SPLIT_BRAIN: (
@@ -67,8 +68,8 @@ class Leader:
     def _send_split(self) -> None:
         record = self._record
         if self._side.channel is not None:
-            self._split_done = self._owner.awaiting(msg.SplitDone)
-            self._owner.send(
+            self._split_done = self._owner.talk.awaiting(msg.SplitDone)
+            self._owner.talk.send(
                 msg.Split(writable=record.writable, label=record.label, baseline=record.baseline)
             )
 
@@ -79,7 +80,7 @@ class Leader:
             self._record.reason = "the other side will be told when the link is back"
         await self._owner.services.commit()
         if reply is not None:
-            await self._owner.settled(reply)
+            await self._owner.talk.settled(reply)
 
     async def mark(self, mark: msg.Mark) -> Answer:
         """Put a backup's mark into the stream."""
@@ -89,7 +90,7 @@ class Leader:
                 f"pair '{self._record.name}' is in {self._record.state}, a backup needs PAIR",
                 f"bring it in sync: trilun pair resync {self._record.name}, then trilun pair wait",
             )
-        marked = await self._owner.converse(mark, msg.Marked)
+        marked = await self._owner.talk.converse(mark, msg.Marked)
         assert isinstance(marked, msg.Marked)
         if marked.error:
             raise RejectedError(Code(marked.code), marked.error)
@@ -166,7 +167,7 @@ class Leader:
             )
         if self._side.channel is not None:
             self._side.part()
-            await self._owner.converse(msg.Delete(), msg.Deleted, msg.UnknownPair)
+            await self._owner.talk.converse(msg.Delete(), msg.Deleted, msg.UnknownPair)
         elif not force:
             raise RejectedError(
                 Code.NO_PEER,
@@ -180,7 +181,7 @@ class Leader:
 
     async def _forward(self) -> None:
         owner, side, record = self._owner, self._side, self._record
-        channel = owner.epoch()
+        channel = owner.talk.epoch()
         side.begin_resync()
         # A host may write while the other side prepares. Then the target has agreed on the
         # generation before that write, and so do we: its blocks are marked and travel. Where
@@ -189,8 +190,8 @@ class Leader:
         while True:
             agreed, dirty_bytes = record.current, side.bitmap.dirty_bytes
             prepare = msg.Prepare(dirty_bytes=dirty_bytes, current=agreed)
-            reply = await owner.converse(prepare, msg.Prepared, msg.Refused)
-            owner.still(channel)
+            reply = await owner.talk.converse(prepare, msg.Prepared, msg.Refused)
+            owner.talk.still(channel)
             if isinstance(reply, msg.Refused):
                 raise RejectedError(Code.IN_USE, reply.reason)
             assert isinstance(reply, msg.Prepared)
@@ -205,10 +206,12 @@ class Leader:
         side.volume.state.generation = agreed
         owner.set_state(PairState.COPY)
         await owner.save()
-        owner.still(channel)
+        owner.talk.still(channel)
         if not side.mirroring:
             return
-        owner.send(msg.Started(union_bytes=side.union_bytes, discarded_bytes=side.discarded_bytes))
+        owner.talk.send(
+            msg.Started(union_bytes=side.union_bytes, discarded_bytes=side.discarded_bytes)
+        )
         self.start_copier()
 
     def start_copier(self) -> None:
@@ -234,7 +237,7 @@ class Leader:
     async def copied(self) -> None:
         """The forward copy has ended: say so on disk, on both sides."""
         side, owner, record = self._side, self._owner, self._record
-        copier, channel = side.copier, owner.epoch()
+        copier, channel = side.copier, owner.talk.epoch()
         if record.state is not PairState.COPY or copier is None or not copier.ended:
             return
         if not side.volume.state.consistent:
@@ -243,9 +246,9 @@ class Leader:
             return
         side.payload_bytes = copier.payload_bytes
         await finished(side.bitmap_file.save)
-        owner.still(channel)
-        await owner.converse(msg.Finish(), msg.Finished)
-        owner.still(channel)
+        owner.talk.still(channel)
+        await owner.talk.converse(msg.Finish(), msg.Finished)
+        owner.talk.still(channel)
         if side.copier is not copier:
             return
         side.copier = None
@@ -256,19 +259,19 @@ class Leader:
 
     async def _reverse(self, current: str) -> None:
         owner, side, record = self._owner, self._side, self._record
-        channel = owner.epoch()
+        channel = owner.talk.epoch()
         side.begin_resync()
         before, was_consistent = record.model_copy(), side.volume.state.consistent
         owner.set_state(PairState.RCPY)
         await owner.drained()
         await owner.services.guard(side)
-        owner.still(channel)
+        owner.talk.still(channel)
         record.goal = "reverse"
         side.volume.state.consistent = False
         record.agree(current)
         side.follow()
         await owner.save()
-        owner.still(channel)
+        owner.talk.still(channel)
         dirty_bytes = side.bitmap.dirty_bytes
         side.discarded_bytes = dirty_bytes
         self._send_bitmap()
@@ -277,8 +280,8 @@ class Leader:
             dirty_bytes=dirty_bytes,
             rate_limit_bytes_per_s=record.rate_limit_bytes_per_s,
         )
-        reply = await owner.converse(reverse, msg.Started, msg.Refused)
-        owner.still(channel)
+        reply = await owner.talk.converse(reverse, msg.Started, msg.Refused)
+        owner.talk.still(channel)
         if isinstance(reply, msg.Refused):
             side.part()
             side.volume.state.consistent = was_consistent
@@ -304,17 +307,17 @@ class Leader:
 
     async def _copied_back(self) -> None:
         side, owner, record = self._side, self._owner, self._record
-        channel = owner.epoch()
+        channel = owner.talk.epoch()
         side.bitmap.clear_all()
         record.goal = "mirror"
         side.volume.state.consistent = True
         side.volume.state.generation = record.current
         await owner.save()
-        owner.still(channel)
+        owner.talk.still(channel)
         if not side.sinking:
             return
         side.counting_wire = False
-        owner.send(msg.Finished())
+        owner.talk.send(msg.Finished())
         side.lead()
         owner.set_state(PairState.PAIR)
         # In the very step that lets hosts in again: none may read on from its cache (L12).
@@ -375,7 +378,7 @@ class Leader:
             raise
 
     async def _ask_report(self) -> msg.Report:
-        reply = await self._owner.converse(self._owner.own_report(), msg.Report)
+        reply = await self._owner.talk.converse(self._owner.own_report(), msg.Report)
         assert isinstance(reply, msg.Report)
         self._owner.report = reply
         return reply

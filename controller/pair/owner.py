@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from controller.api.codes import Code, Verdict
 from controller.api.errors import RejectedError
@@ -21,56 +19,17 @@ from controller.api.messages import Direction, PairState, Role
 from controller.link.channel import Channel
 from controller.pair import messages as msg
 from controller.pair.asked import Asked
+from controller.pair.conversation import Conversation, LinkLost
 from controller.pair.follower import Follower
 from controller.pair.leader import Leader
+from controller.pair.services import PairServices
 from controller.pair.side import PairSide
 from controller.pair.table import Answer, Command, Event, after, answer
 from controller.volume.store import StoreError, finished
 
 log = logging.getLogger(__name__)
 
-ANSWER_WITHIN_S = 60.0
 INBOX = 1024
-
-
-Reply = asyncio.Future[msg.Message]
-
-
-class LinkLost(Exception):  # noqa: N818  (an event of the conversation, not an error of ours)
-    """The other side went away in the middle of a conversation."""
-
-
-class PairServices(Protocol):
-    """What an owner needs of its controller."""
-
-    async def commit(self) -> None:
-        """Make the catalogue durable; StoreError when that fails."""
-
-    def changed(self, side: PairSide) -> None:
-        """The pair's shown state has changed."""
-
-    def use_of(self, side: PairSide) -> str:
-        """Why this side's volume can't be the target of a copy now, or an empty text."""
-
-    def initiators_of(self, side: PairSide) -> int:
-        """How many hosts are logged in to this side's volume."""
-
-    async def guard(self, side: PairSide) -> None:
-        """Before the volume becomes inconsistent: split what mirrors it, and keep that (L7)."""
-
-    def in_sync(self, side: PairSide) -> None:
-        """The volume is consistent again: what was split by the guard may resume."""
-
-    def data_replaced(self, side: PairSide) -> None:
-        """Hosts have to be told that the data changed behind their backs (L12)."""
-
-    def mark_local(
-        self, side: PairSide, mark: msg.Mark, reply: Callable[[msg.Marked], None]
-    ) -> None:
-        """Split a local pair behind this side, now."""
-
-    async def forget(self, side: PairSide) -> None:
-        """The pair is dissolved: remove its record and bitmap."""
 
 
 class SplitBegun:
@@ -101,7 +60,7 @@ class PairOwner:
         self._inbox: asyncio.Queue[tuple[object, asyncio.Future[Answer] | None]] = asyncio.Queue(
             INBOX
         )
-        self._awaiting: list[tuple[tuple[type[msg.Message], ...], Reply]] = []
+        self.talk = Conversation(side)
         self._leader = Leader(self)
         self._follower = Follower(self)
         self._task: asyncio.Task[None] | None = None
@@ -186,13 +145,8 @@ class PairOwner:
         if isinstance(message, msg.UnknownPair):
             self._unknown_there(message)
             return
-        for entry in self._awaiting:
-            if isinstance(message, entry[0]):
-                self._awaiting.remove(entry)
-                if not entry[1].done():
-                    entry[1].set_result(message)
-                return
-        self.deliver(message)
+        if not self.talk.takes(message):
+            self.deliver(message)
 
     def deliver(self, message: msg.PairMessage) -> None:
         """Deal with a message in its turn, if its epoch still lasts then."""
@@ -200,15 +154,8 @@ class PairOwner:
 
     def _unknown_there(self, message: msg.UnknownPair) -> None:
         reason = "the other controller doesn't know this pair"
-        awaiting, self._awaiting = self._awaiting, []
-        for kinds, reply in awaiting:
-            if reply.done():
-                continue
-            if msg.UnknownPair in kinds:
-                reply.set_result(message)
-            else:
-                reply.set_exception(LinkLost(reason))
-                reply.exception()
+        self.talk.takes(message)
+        self.talk.lost(reason)
         self.halt(reason, f"delete it here too: trilun pair delete {self.record.name}")
         self.post("persist")
 
@@ -223,12 +170,7 @@ class PairOwner:
     def lost(self, reason: str) -> None:
         """The epoch has ended."""
         self._move(Event.LINK_LOST, f"link lost: {reason}", "it resumes when the link is back")
-        awaiting, self._awaiting = self._awaiting, []
-        for _, reply in awaiting:
-            if not reply.done():
-                reply.set_exception(LinkLost(reason))
-                # Whoever began the conversation may have left already.
-                reply.exception()
+        self.talk.lost(reason)
         self.post("persist")
 
     def store_failed(self, error: str) -> None:
@@ -237,7 +179,7 @@ class PairOwner:
         self.side.part()
         if was_active or self.record.state is not PairState.PSUE:
             self.halt(error, f"mend the volume, then: trilun pair resync {self.record.name}")
-            self.send(msg.Failed(reason=error[:500]))
+            self.talk.send(msg.Failed(reason=error[:500]))
             self.post("persist")
 
     def halt(self, reason: str, next_step: str) -> None:
@@ -258,52 +200,6 @@ class PairOwner:
             log.warning("pair %s: inbox full, %r dropped", self.record.name, item)
 
     # ------------------------------------------------------------ what leader and follower use
-
-    def send(self, message: msg.PairMessage) -> None:
-        """Put a message into the stream, if there is one."""
-        if self.side.channel is not None and self.side.channel.alive:
-            self.side.channel.control(message.model_dump(mode="json"))
-
-    def epoch(self) -> Channel:
-        """The channel of this conversation; LinkLost when there is none."""
-        if self.side.channel is None:
-            raise LinkLost("no link")
-        return self.side.channel
-
-    def still(self, channel: Channel) -> None:
-        """LinkLost when the epoch a conversation began in has ended, even if a new one is up.
-
-        To be called behind every wait: what follows it would be said to the wrong epoch, and a
-        side that doesn't follow acknowledges frames it has ignored.
-        """
-        if self.side.channel is not channel:
-            raise LinkLost("the link broke meanwhile")
-
-    def awaiting(self, *kinds: type[msg.Message]) -> Reply:
-        """The next message of one of these kinds. To be called before what it answers is sent."""
-        reply: Reply = asyncio.get_running_loop().create_future()
-        if self.side.channel is None:
-            reply.set_exception(LinkLost("no link"))
-            reply.exception()
-        else:
-            self._awaiting.append((kinds, reply))
-        return reply
-
-    async def settled(self, reply: Reply) -> msg.Message:
-        """Wait for a reply; LinkLost when the epoch ends before, or nothing comes."""
-        try:
-            async with asyncio.timeout(ANSWER_WITHIN_S):
-                return await reply
-        except TimeoutError as error:
-            raise LinkLost(f"no answer within {ANSWER_WITHIN_S:.0f} s") from error
-        finally:
-            self._awaiting = [entry for entry in self._awaiting if entry[1] is not reply]
-
-    async def converse(self, message: msg.PairMessage, *kinds: type[msg.Message]) -> msg.Message:
-        """Send a message and wait for its answer."""
-        reply = self.awaiting(*kinds)
-        self.send(message)
-        return await self.settled(reply)
 
     def own_report(self) -> msg.Report:
         """Where this side stands."""

@@ -16,7 +16,7 @@ from controller.api.messages import Fence, Mode, PairKind, PairState, Role
 from controller.link.channel import Applied, Channel, Control
 from controller.pair.copier import Clock, Copier
 from controller.pair.exchange import merge
-from controller.pair.messages import PairMessage, parse
+from controller.pair.messages import PairMessage, Started, parse
 from controller.pair.pace import Meter
 from controller.pair.record import PairRecord
 from controller.volume.bitmap import DirtyBitmap, block_range
@@ -316,6 +316,10 @@ class PairSide:
         self.sink_left_bytes = 0
         self.counting_wire = True
         self.meter = Meter(self.clock.now_s())
+
+    def bill(self) -> Started:
+        """What the resync that begins now will copy."""
+        return Started(union_bytes=self.union_bytes, discarded_bytes=self.discarded_bytes)
 
     def follow(self) -> None:
         """Become the target: frames are applied from here on."""

@@ -8,24 +8,7 @@ that is lost is opened again. Fails as the two stores beneath do.
 from __future__ import annotations
 
 from controller.volume.bitmap import BLOCK_BYTES, DirtyBitmap, block_range
-from controller.volume.store import BlockStore, StoreDone, StoreError
-
-
-class _Joined:
-    """Calls `done` once when several parts have ended, with the first error."""
-
-    __slots__ = ("done", "error", "left")
-
-    def __init__(self, parts: int, done: StoreDone) -> None:
-        self.left = parts
-        self.done = done
-        self.error: StoreError | None = None
-
-    def part(self, error: StoreError | None) -> None:
-        self.left -= 1
-        self.error = self.error or error
-        if not self.left:
-            self.done(self.error)
+from controller.volume.store import BlockStore, JoinedDone, StoreDone, StoreError
 
 
 class OverlayStore:
@@ -50,7 +33,7 @@ class OverlayStore:
     def read(self, offset_bytes: int, into: memoryview, done: StoreDone) -> None:
         """Read each stretch of blocks from where it lives."""
         parts = self._stretches(offset_bytes, len(into))
-        joined = _Joined(len(parts), done)
+        joined = JoinedDone(len(parts), done)
         for start, end, written in parts:
             store = self._delta if written else self._base
             store.read(start, into[start - offset_bytes : end - offset_bytes], joined.part)
@@ -90,7 +73,7 @@ class OverlayStore:
             self._written.set(first, count)
             self._delta.write(offset_bytes, data, done)
 
-        joined = _Joined(len(edges) + 1, filled)
+        joined = JoinedDone(len(edges) + 1, filled)
         for block in edges:
             self._copy_up(block, joined.part)
         joined.part(None)
@@ -120,7 +103,7 @@ class OverlayStore:
         head_bytes = first * BLOCK_BYTES - offset_bytes
         tail_offset = end * BLOCK_BYTES
         tail_bytes = offset_bytes + length_bytes - tail_offset
-        joined = _Joined(1 + bool(head_bytes) + bool(tail_bytes), done)
+        joined = JoinedDone(1 + bool(head_bytes) + bool(tail_bytes), done)
         if head_bytes:
             self.write(offset_bytes, memoryview(bytes(head_bytes)), joined.part)
         if tail_bytes:

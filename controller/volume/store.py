@@ -36,6 +36,24 @@ class StoreError(Exception):
 StoreDone = Callable[[StoreError | None], None]
 
 
+class JoinedDone:
+    """Calls `done` once when several parts have ended, with the first error."""
+
+    __slots__ = ("_done", "_error", "_left")
+
+    def __init__(self, parts: int, done: StoreDone) -> None:
+        self._left = parts
+        self._done = done
+        self._error: StoreError | None = None
+
+    def part(self, error: StoreError | None) -> None:
+        """One part has ended."""
+        self._left -= 1
+        self._error = self._error or error
+        if not self._left:
+            self._done(self._error)
+
+
 class BlockStore(Protocol):
     """An array of bytes of fixed size; unwritten and discarded ranges read as zeros."""
 

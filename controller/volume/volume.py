@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
 
 from controller.volume.intent import IntentLog
+from controller.volume.services import VolumeServices, VolumeState
 from controller.volume.slots import SlotRing
-from controller.volume.store import BlockStore, StoreDone, StoreError
+from controller.volume.store import BlockStore, JoinedDone, StoreDone, StoreError
 from controller.volume.tracker import Tracker
 from controller.volume.write import JoinedParts, ReadAnswer, WriteOp, lun_error
 from targets.lun import Access, Done, LunError, LunFault, LunIdentity
@@ -24,29 +24,6 @@ MAX_STEP_BYTES = 32 << 20
 """A longer write or discard is carried out in steps, so that one can't stop the loop."""
 
 _OPEN, _READ_ONLY, _NOT_READY = Access.READ_WRITE, Access.READ_ONLY, Access.NOT_READY
-
-
-class VolumeState(Protocol):
-    """The durable facts of a volume, as the catalogue keeps them."""
-
-    name: str
-    size_bytes: int
-    generation: str
-    consistent: bool
-    healthy: bool
-
-
-class VolumeServices(Protocol):
-    """What a volume needs of its controller."""
-
-    def commit(self, done: StoreDone) -> None:
-        """Make the catalogue's records durable."""
-
-    def new_generation(self) -> str:
-        """A fresh generation id."""
-
-    def changed(self, volume: Volume) -> None:
-        """Something an operator or a host can see has changed."""
 
 
 class Volume:
@@ -208,24 +185,13 @@ class Volume:
                 self.fail(error)
                 done(error)
                 return
-            self._save_bitmaps(done)
+            trackers = list(self.trackers)
+            joined = JoinedDone(len(trackers) + 1, done)
+            for tracker in trackers:
+                tracker.save_bitmap(joined.part)
+            joined.part(None)
 
         self.store.flush(flushed)
-
-    def _save_bitmaps(self, done: StoreDone) -> None:
-        left = len(self.trackers) + 1
-        first_error: StoreError | None = None
-
-        def saved(error: StoreError | None) -> None:
-            nonlocal left, first_error
-            first_error = first_error or error
-            left -= 1
-            if not left:
-                done(first_error)
-
-        for tracker in list(self.trackers):
-            tracker.save_bitmap(saved)
-        saved(None)
 
     def update_access(self) -> None:
         """Work out anew what hosts may do; called by whoever changed a cause."""

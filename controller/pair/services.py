@@ -1,0 +1,45 @@
+"""What a pair's owner needs of its controller.
+
+Owns the contract only; `controller.pairs` fulfils it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from controller.pair import messages as msg
+from controller.pair.side import PairSide
+
+
+class PairServices(Protocol):
+    """What an owner needs of its controller."""
+
+    async def commit(self) -> None:
+        """Make the catalogue durable; StoreError when that fails."""
+
+    def changed(self, side: PairSide) -> None:
+        """The pair's shown state has changed."""
+
+    def use_of(self, side: PairSide) -> str:
+        """Why this side's volume can't be the target of a copy now, or an empty text."""
+
+    def initiators_of(self, side: PairSide) -> int:
+        """How many hosts are logged in to this side's volume."""
+
+    async def guard(self, side: PairSide) -> None:
+        """Before the volume becomes inconsistent: split what mirrors it, and keep that (L7)."""
+
+    def in_sync(self, side: PairSide) -> None:
+        """The volume is consistent again: what was split by the guard may resume."""
+
+    def data_replaced(self, side: PairSide) -> None:
+        """Hosts have to be told that the data changed behind their backs (L12)."""
+
+    def mark_local(
+        self, side: PairSide, mark: msg.Mark, reply: Callable[[msg.Marked], None]
+    ) -> None:
+        """Split a local pair behind this side, now."""
+
+    async def forget(self, side: PairSide) -> None:
+        """The pair is dissolved: remove its record and bitmap."""
