@@ -57,6 +57,7 @@ class Follower:
             record.goal = "split"
             record.halted = False
             record.writable = split.writable
+            record.settled = record.settled and record.state is state
             record.label = split.label
             owner.set_state(state)
         owner.post(msg.SplitDone())
@@ -87,6 +88,8 @@ class Follower:
         them out of what an operator was told is one point in time (law L7).
         """
         await finished(self._side.volume.settle)
+        self._record.settled = True
+        self._side.volume.update_access()
         await self._owner.services.commit()
         self._owner.talk.send(done)
 

@@ -72,6 +72,12 @@ class PairOwner:
         if state is not None and state is not self.record.state:
             self.record.state = state
             self.record.reason = "the controller was restarted; waiting for the other side"
+        if self.record.state is PairState.SSUS and not self.record.settled:
+            # A crash between the split and its flush: some of the last writes may be missing.
+            self.side.volume.state.consistent = False
+            self.record.state = PairState.PSUE
+            self.record.reason = "the controller stopped before the split was on disk"
+            self.side.volume.update_access()
         self._task = asyncio.create_task(self._serve(), name=f"pair {self.record.name}")
         self._task.add_done_callback(self._ended)
 

@@ -43,6 +43,9 @@ class PairRecord(BaseModel):
     next_step: str = ""
     writable: bool = False
     """S-VOL: hosts may write to it while split."""
+    settled: bool = True
+    """S-VOL: what it held at the split has been flushed. Until then a crash would leave no point
+    in time, and hosts may not write."""
     label: str = ""
     current: str
     baseline: str

@@ -129,7 +129,7 @@ class PairSide:
         record = self.record
         if record.role is Role.P_VOL:
             return Access.NOT_READY if record.state is PairState.RCPY else Access.READ_WRITE
-        if record.state is PairState.SSUS and record.writable:
+        if record.state is PairState.SSUS and record.writable and record.settled:
             return Access.READ_WRITE
         return Access.NOT_READY if record.state is PairState.COPY else Access.READ_ONLY
 

@@ -79,7 +79,8 @@ class Quiet:
         for (name, volume_name), _ in self._oracle.volumes.items():
             machine = self._oracle.machines[name]
             volume = machine.volume(volume_name)
-            if volume is not None and volume.state.healthy:
+            half = volume is not None and not volume.state.consistent and not volume.trackers
+            if volume is not None and volume.state.healthy and not half:
                 continue
             fine = False
             if volume is not None:
