@@ -26,6 +26,7 @@ _PAGE = struct.Struct("<4sIQ16sI")
 """magic, reserved, page number, pair id, CRC32C of the fields before and the bits."""
 PAGE_HEADER_BYTES = 64
 SLOT_BYTES = PAGE_HEADER_BYTES + PAGE_BYTES
+_NEVER_WRITTEN = bytes(SLOT_BYTES)
 
 
 def file_bytes(blocks: int) -> int:
@@ -51,7 +52,7 @@ def decode_page(raw: memoryview, page: int, pair_id: bytes) -> int | None:
     """The bits of a page; 0 for one never written, None for one that is torn or foreign."""
     bare = bytes(raw[: _PAGE.size - 4])
     payload = bytes(raw[PAGE_HEADER_BYTES:SLOT_BYTES])
-    if not any(bare) and not any(payload):
+    if bytes(raw[:SLOT_BYTES]) == _NEVER_WRITTEN:
         return 0
     (checksum,) = struct.unpack_from("<I", raw, _PAGE.size - 4)
     expected = _PAGE.pack(_PAGE_MAGIC, 0, page, pair_id, 0)[:-4]

@@ -45,6 +45,8 @@ class IntentRecord:
         extent_bytes, clean, count = _RECORD.unpack_from(payload)
         if len(payload) != _RECORD.size + 4 * count or extent_bytes == 0:
             raise CorruptError("intent record of the wrong length")
+        if clean > 1 or (clean and count):
+            raise CorruptError("intent record that is neither clean nor in use")
         return cls(extent_bytes, bool(clean), struct.unpack_from(f"<{count}I", payload, 12))
 
 

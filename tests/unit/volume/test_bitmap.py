@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.volume.bitmap import PAGE_BITS, DirtyBitmap, block_range
@@ -17,6 +17,7 @@ from controller.volume.bitmap_file import (
     encode_page,
     file_bytes,
 )
+from controller.volume.faulty import FaultRule, FaultyStore
 from controller.volume.slots import CorruptError
 from tests.unit.volume.memory import MemoryStore
 
@@ -30,6 +31,7 @@ ranges = st.tuples(
 operations = st.lists(st.tuples(st.sampled_from(["set", "clear"]), ranges), max_size=12)
 
 
+@settings(max_examples=40, deadline=None)
 @given(operations)
 def test_a_bitmap_is_a_set_of_blocks(steps: list[tuple[str, tuple[int, int]]]) -> None:
     bitmap, model = DirtyBitmap(BLOCKS), set[int]()
@@ -113,6 +115,53 @@ def test_half_a_first_write_is_not_clean() -> None:
         ):
             assert decode_page(memoryview(torn), 0, PAIR) != 0 or not any(torn)
     assert decode_page(memoryview(bytes(SLOT_BYTES)), 0, PAIR) == 0
+
+
+@pytest.mark.parametrize("at", [0, 4, 32, 35, 40, 63, 64, SLOT_BYTES - 1])
+def test_only_a_slot_without_any_byte_was_never_written(at: int) -> None:
+    raw = bytearray(SLOT_BYTES)
+    raw[at] = 1
+    assert decode_page(memoryview(raw), 0, bytes(16)) is None
+
+
+async def test_foreign_and_damaged_headers_are_refused() -> None:
+    store = MemoryStore(file_bytes(BLOCKS))
+    right = encode_header(BLOCKS, PAIR)
+    other_size = encode_header(BLOCKS + 1, PAIR)
+    damaged = bytes([right[0] ^ 1]) + right[1:]
+    for header in (b"", other_size, encode_header(BLOCKS, bytes(16)), damaged):
+        store.raw[:SLOT_BYTES] = header.ljust(SLOT_BYTES, b"\0")
+        with pytest.raises(CorruptError):
+            await BitmapFile(store, DirtyBitmap(BLOCKS), PAIR).load(lambda page: None)
+    store.raw[:SLOT_BYTES] = right
+    await BitmapFile(store, DirtyBitmap(BLOCKS), PAIR).load(lambda page: None)
+
+
+def test_a_volume_of_64_tib_costs_nothing_while_clean() -> None:
+    bitmap = DirtyBitmap((64 << 40) // 4096)
+    bitmap.set(bitmap.blocks - 1, 1)
+    assert bitmap.next_run(0, 9) == (bitmap.blocks - 1, 1)
+    assert len(bitmap.used_pages()) == 1
+
+
+async def test_saves_are_serial_and_the_next_takes_what_came_meanwhile() -> None:
+    inner = MemoryStore(file_bytes(BLOCKS))
+    store = FaultyStore(inner)
+    bitmap = DirtyBitmap(BLOCKS)
+    file = BitmapFile(store, bitmap, PAIR)
+    await file.create()
+    store.rules = [FaultRule("flush", "hold")]
+    ended: list[object] = []
+    bitmap.set(0, 1)
+    file.save(ended.append)
+    bitmap.set(PAGE_BITS, 1)
+    file.save(ended.append)
+    assert ended == []
+    store.release()
+    assert ended == [None, None]
+    loaded = DirtyBitmap(BLOCKS)
+    await BitmapFile(inner, loaded, PAIR).load(lambda page: None)
+    assert list(loaded.runs()) == [(0, 1), (PAGE_BITS, 1)]
 
 
 async def test_a_file_keeps_what_was_saved_and_takes_damage_as_dirty() -> None:

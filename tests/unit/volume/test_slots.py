@@ -67,12 +67,47 @@ async def test_what_is_neither_empty_nor_ours_is_refused() -> None:
 
 @given(st.integers(1, 1 << 31), st.booleans(), st.lists(st.integers(0, (1 << 32) - 1), max_size=99))
 def test_an_intent_record_comes_back(extent_bytes: int, clean: bool, extents: list[int]) -> None:
-    record = IntentRecord(extent_bytes, clean, tuple(extents))
+    record = IntentRecord(extent_bytes, clean and not extents, tuple(extents))
     raw = record.encode()
     assert IntentRecord.decode(raw) == record
     for wrong in (raw[:-1], raw + b"\0", raw[:5], b""):
         with pytest.raises(CorruptError):
             IntentRecord.decode(wrong)
+
+
+@pytest.mark.parametrize("wrong", [(2, 0), (255, 0), (1, 1)])
+def test_a_record_that_contradicts_itself_is_not_clean(wrong: tuple[int, int]) -> None:
+    clean, count = wrong
+    raw = bytearray(IntentRecord(65536, False, (5,) * count).encode())
+    raw[4] = clean
+    with pytest.raises(CorruptError):
+        IntentRecord.decode(bytes(raw))
+
+
+@given(st.lists(st.binary(max_size=2000), min_size=1, max_size=9), st.integers(0, 15))
+async def test_sectors_of_a_commit_that_are_lost_one_by_one(
+    payloads: list[bytes], kept: int
+) -> None:
+    """A disk may store any of a slot's sectors, and no others, when the power goes."""
+    store = MemoryStore(LAYOUT.ring_bytes)
+    ring = SlotRing(store, LAYOUT)
+    before = bytes(store.raw)
+    for payload in payloads:
+        before = bytes(store.raw)
+        assert commit(ring, payload) is None
+    for sector in range(LAYOUT.ring_bytes // 512):
+        if not kept >> sector % 4 & 1:
+            at = sector * 512
+            store.raw[at : at + 512] = before[at : at + 512]
+    again = SlotRing(store, LAYOUT)
+    try:
+        found = await again.load()
+    except CorruptError:
+        assert len(payloads) == 1
+        return
+    assert found in payloads[-2:] or (found is None and len(payloads) == 1)
+    assert commit(again, b"goes on") is None
+    assert await SlotRing(store, LAYOUT).load() == b"goes on"
 
 
 def test_the_largest_record_fits_a_slot() -> None:
