@@ -359,7 +359,7 @@ def parse_json(payload: memoryview | bytes) -> Control:
     """A control message; FrameError when it isn't a JSON object."""
     try:
         message = json.loads(bytes(payload))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FrameError("control message is not JSON") from error
     if not isinstance(message, dict):
         raise FrameError("control message is not an object")
