@@ -1,83 +1,23 @@
 """deploy/sim: run seeds of the simulator on all cores, tell what failed and how to see it again.
 
-Owns the command line, the processes and the report. Must not know laws: a seed's result says
+Owns the command line and the report. Must not know laws: a seed's result says
 what broke. Ends with 1 when a seed fails or a planted bug is not found.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
 
 from tests.sim.mutants import MUTANTS, Hunt, hunt
 from tests.sim.run import Result, run_seed
+from tests.sim.seeds import Totals, in_parallel, judged
 
 TAIL_LINES = 40
 PROGRESS_EVERY_S = 10.0
 HUNT_SEEDS = 300
-
-_Task = TypeVar("_Task")
-_Outcome = TypeVar("_Outcome")
-
-
-@dataclass
-class Totals:
-    """What all seeds together went through."""
-
-    seeds: int = 0
-    crashes: int = 0
-    cuts: int = 0
-    commands: int = 0
-    writes: int = 0
-    virtual_s: float = 0.0
-
-    def add(self, result: Result) -> None:
-        """Count a seed in."""
-        self.seeds += 1
-        self.crashes += result.crashes
-        self.cuts += result.cuts
-        self.commands += result.commands
-        self.writes += result.writes
-        self.virtual_s += result.virtual_s
-
-    def text(self, elapsed_s: float) -> str:
-        """One line."""
-        return (
-            f"{self.seeds} seeds in {elapsed_s:.0f} s ({self.seeds / max(elapsed_s, 1e-9):.2f} "
-            f"seeds/s): {self.crashes} crashes, {self.cuts} cuts, {self.commands} commands, "
-            f"{self.writes} writes, {self.virtual_s / 60:.0f} virtual minutes"
-        )
-
-
-def judged(seed: int) -> Result:
-    """Run a seed; an exception that leaves the simulator is a failure of that seed."""
-    try:
-        result = run_seed(seed)
-    except Exception as error:  # noqa: BLE001  (shown with the seed, and it fails the run)
-        text = traceback.format_exc()
-        return Result(seed, broke=[f"SIMULATOR: {error!r}"], law="SIMULATOR", lines=[text])
-    if not result.broke:
-        result.lines = []
-    return result
-
-
-def in_parallel(
-    run: Callable[[_Task], _Outcome], tasks: Sequence[_Task], jobs: int
-) -> Iterator[_Outcome]:
-    """The outcome of each task as it comes, from this many processes."""
-    if jobs <= 1 or len(tasks) <= 1:
-        yield from map(run, tasks)
-        return
-    # Spawned, so that no worker inherits threads or an event loop.
-    with multiprocessing.get_context("spawn").Pool(min(jobs, len(tasks))) as pool:
-        yield from pool.imap_unordered(run, tasks)
 
 
 def show_failure(result: Result, *, whole: bool) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 from unittest import mock
 
 import controller.pair.side as side_module
-import controller.volume.bitmap_file as bitmap_file_module
 import controller.volume.slots as slots_module
 from controller.api.messages import PairState
 from controller.pair.conversation import Conversation
@@ -69,10 +68,10 @@ def _settled_without_flush() -> list[Patch]:
 
 
 def _bits_not_saved() -> list[Patch]:
-    def save(_volume: Volume, done: StoreDone) -> None:
+    def save(_side: PairSide, done: StoreDone) -> None:
         done(None)
 
-    return [(Volume, "_save_bitmaps", save)]
+    return [(PairSide, "save_bitmap", save)]
 
 
 def _hot_taken_as_clean() -> list[Patch]:
@@ -106,15 +105,6 @@ def _torn_slot_accepted() -> list[Patch]:
         return sequence, bytes(raw[header.size : header.size + length])
 
     return [(slots_module, "decode_slot", decode)]
-
-
-def _torn_page_is_clean() -> list[Patch]:
-    real = bitmap_file_module.decode_page
-
-    def decode(raw: memoryview, page: int, pair_id: bytes) -> int | None:
-        return real(raw, page, pair_id) or 0
-
-    return [(bitmap_file_module, "decode_page", decode)]
 
 
 def _partly_written_block_unmarked() -> list[Patch]:
@@ -279,7 +269,6 @@ MUTANTS = [
     Mutant("hot extents read as clean", "L1", _hot_taken_as_clean),
     Mutant("data before intent", "L4", _written_before_intent),
     Mutant("torn slot accepted", "L1", _torn_slot_accepted),
-    Mutant("torn bitmap page read as clean", "L1", _torn_page_is_clean),
     Mutant("partly written block unmarked", "L1", _partly_written_block_unmarked),
     Mutant("save answered by another save", "L1", _page_saved_once),
     Mutant("bits cleared when sent", "L2", _bits_cleared_when_sent),
