@@ -113,8 +113,17 @@ class Pairs:
         for owner in self._owners.values():
             owner.start()
         for owner in list(self._owners.values()):
-            if owner.record.kind is m.PairKind.LOCAL and owner.record.role is m.Role.P_VOL:
-                self.connect_local(owner.record.name)
+            record = owner.record
+            if record.kind is not m.PairKind.LOCAL or record.role is not m.Role.P_VOL:
+                continue
+            if (record.name, m.Role.S_VOL) in self._owners:
+                self.connect_local(record.name)
+            else:
+                # A crash in the middle of the pair's end, or of its beginning.
+                owner.halt(
+                    "this pair has no S-VOL's side any more",
+                    f"end it: trilun pair delete {record.name} --force",
+                )
 
     async def _recover(self, shelved: Shelved) -> None:
         owners = self.of_volume(shelved.record.name)
