@@ -19,6 +19,8 @@ from tests.sim.loop import Epoch
 SECTOR_BYTES = 512
 BLOCK_BYTES = 4096
 
+_HOLE = bytes(BLOCK_BYTES)
+
 CrashMode = Literal["keep", "drop", "random", "torn"]
 CRASH_MODES: tuple[CrashMode, ...] = ("keep", "drop", "random", "torn")
 
@@ -105,6 +107,8 @@ class Image:
 
     def crash(self, rng: Random, mode: CrashMode) -> None:
         """The machine stops now."""
+        if not self.pending and self.live == self.durable:
+            return
         self.durable = self.after_crash(rng, mode)
         self.live = bytearray(self.durable)
         self.pending = []
@@ -112,7 +116,7 @@ class Image:
         self.allocated = {
             block
             for block in range(len(self.live) // BLOCK_BYTES)
-            if any(self.live[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES])
+            if self.live[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES] != _HOLE
         }
 
 

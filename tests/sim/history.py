@@ -99,20 +99,13 @@ class History:
             if version in self._versions[sector]:
                 self._versions[sector].remove(version)
 
-    def end(
-        self, version: Version, now: int, *, acked: bool, fua: bool,
-        offset_bytes: int, length_bytes: int,
-    ) -> None:
+    def end(self, version: Version, now: int, *, acked: bool, fua: bool) -> None:
         """It was answered."""
         version.ended = now
         version.acked = acked
         version.durable = acked and fua
-        if not acked:
-            return
-        if not version.durable:
+        if acked and not version.durable:
             self.unflushed.append(version)
-        for sector in _span(offset_bytes, length_bytes):
-            self._prune(sector)
 
     def flushed(self, began: int) -> None:
         """A flush that began then has succeeded."""
@@ -123,15 +116,6 @@ class History:
             else:
                 left.append(version)
         self.unflushed = left
-
-    def _prune(self, sector: int) -> None:
-        versions = self._versions[sector]
-        if len(versions) > 8:
-            self._versions[sector] = [
-                old
-                for old in versions
-                if not any(new.durable and new.started >= old.ended for new in versions)
-            ]
 
     # ------------------------------------------------------------ questions
 
@@ -148,19 +132,13 @@ class History:
 
     def _current(self, sector: int, at: int) -> list[Version]:
         versions = self._versions[sector]
-        winners = [new for new in versions if new.acked and new.ended <= at]
-        return [
-            old for old in versions if not any(new.started >= old.ended for new in winners)
-        ]
+        return _standing(versions, [new for new in versions if new.acked and new.ended <= at])
 
     def wrong_after_crash(self, image: bytes | bytearray) -> Wrong | None:
         """What is wrong with a volume after a crash of its controller (law L5)."""
         for sector, versions in enumerate(self._versions):
             raw = image[sector * SECTOR_BYTES : (sector + 1) * SECTOR_BYTES]
-            winners = [new for new in versions if new.durable]
-            allowed = [
-                old for old in versions if not any(new.started >= old.ended for new in winners)
-            ]
+            allowed = _standing(versions, [new for new in versions if new.durable])
             wrong = _judge(raw, sector, allowed)
             if wrong is not None:
                 return wrong
@@ -209,6 +187,12 @@ class History:
         for version in stands.values():
             version.ended = now
             version.durable = version.acked = durable
+
+
+def _standing(versions: list[Version], winners: list[Version]) -> list[Version]:
+    """The versions that no winner has replaced: none began after they had ended."""
+    newest = max((version.started for version in winners), default=-1)
+    return [version for version in versions if version.ended > newest]
 
 
 def _judge(raw: bytes | bytearray, sector: int, allowed: list[Version]) -> Wrong | None:

@@ -42,7 +42,7 @@ class Host:
             volume = self._machine.volume(self._volume)
             if volume is None:
                 continue
-            if volume.access is not Access.READ_WRITE and rng.random() < 0.8:
+            if volume.access is not Access.READ_WRITE and rng.random() < 0.95:
                 continue
             try:
                 await self._one(rng.random())
@@ -112,14 +112,7 @@ class Host:
         if error is not None and error.fault in AT_THE_DOOR:
             history.refuse(version, offset, length)
         else:
-            history.end(
-                version,
-                self._oracle.tick(),
-                acked=error is None,
-                fua=fua,
-                offset_bytes=offset,
-                length_bytes=length,
-            )
+            history.end(version, self._oracle.tick(), acked=error is None, fua=fua)
 
     async def flush(self) -> None:
         """SYNCHRONIZE CACHE."""

@@ -37,9 +37,11 @@ def newest_slot(layout: SlotLayout, raw: bytes | bytearray) -> bytes | None:
 def read_catalogue(files: Files) -> Contents | None:
     """A machine's catalogue; None where there is none yet, ValueError when it can't be read."""
     raw = files.get("catalogue")
-    if raw is None or not any(raw):
+    if raw is None:
         return None
     payload = newest_slot(CATALOGUE_LAYOUT, raw)
+    if payload is None and not any(raw):
+        return None
     if payload is None:
         raise ValueError("no slot of the catalogue is valid")
     try:

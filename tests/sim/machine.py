@@ -20,7 +20,7 @@ from controller.volumes import IntentSettings
 from targets.lun import LunError
 from tests.rig import Published, StandInExporter
 from tests.sim.disk import CrashMode, Faults, SimDisk
-from tests.sim.loop import Epoch, VirtualLoop
+from tests.sim.loop import Died, Epoch, VirtualLoop
 from tests.sim.net import Fabric, SimNetwork
 
 
@@ -121,6 +121,12 @@ class Machine:
             await self.loop.start_task(epoch, boot())
         except StoreError as error:
             self.watcher.event(f"{self.name} can't start: {error}")
+            self._end(epoch)
+            return False
+        except Died:
+            return False
+        except Exception as error:  # noqa: BLE001  (whatever it is, an operator is stuck)
+            self.watcher.broken("START", f"{self.name} can't start: {type(error).__name__} {error}")
             self._end(epoch)
             return False
         self.watcher.event(f"{self.name} is up")

@@ -59,6 +59,8 @@ class Oracle:
     named: set[tuple[str, str]] = field(default_factory=set)
     """(pair, direction) that an operator asked for since the pair was last in sync."""
     broke: list[Broken] = field(default_factory=list)
+    logs: dict[Key, tuple[int, laws.IntentRecord | None]] = field(default_factory=dict)
+    """What each log says on disk, with the version of the file."""
     now: int = 0
     writes: int = 0
 
@@ -256,7 +258,7 @@ class Oracle:
             tracked = self.volumes.get((machine.name, shelved.record.name))
             if tracked is not None and tracked.copied_back:
                 tracked.copied_into = True
-            log = laws.read_intent(machine.meta.files[f"{volume_id}.intent"].durable)
+            log = self._intent(machine, f"{volume_id}.intent")
             if log is None or (not log.clean and self._names(log, offset_bytes, length_bytes)):
                 return
             self.broken(
@@ -264,6 +266,14 @@ class Oracle:
                 f"{machine.name}/{shelved.record.name} is written at {offset_bytes} and its "
                 "extent is not durable in the log",
             )
+
+    def _intent(self, machine: Machine, file: str) -> laws.IntentRecord | None:
+        image = machine.meta.files[file]
+        known = self.logs.get((machine.name, file))
+        if known is None or known[0] != image.version:
+            known = (image.version, laws.read_intent(image.durable))
+            self.logs[machine.name, file] = known
+        return known[1]
 
     @staticmethod
     def _names(log: laws.IntentRecord, offset_bytes: int, length_bytes: int) -> bool:

@@ -13,7 +13,7 @@ from controller.api import messages as m
 from controller.api.codes import Code
 from tests.sim import laws
 from tests.sim.machine import Machine
-from tests.sim.operator import REFUSED_FULL, Operator, PairPlan
+from tests.sim.operator import ANSWER_WITHIN_S, REFUSED_FULL, Operator, PairPlan
 from tests.sim.oracle import Oracle
 
 WITHIN_S = 600.0
@@ -25,8 +25,11 @@ PATIENCE = 12
 class Quiet:
     """Brings everything to PAIR and looks at it."""
 
-    def __init__(self, oracle: Oracle, operator: Operator) -> None:
+    def __init__(
+        self, oracle: Oracle, operator: Operator, hosts: list[asyncio.Future[None]]
+    ) -> None:
         self._oracle = oracle
+        self._hosts = hosts
         self._operator = operator
         self._waited: dict[str, int] = {}
 
@@ -144,6 +147,10 @@ class Quiet:
     async def _settled(self) -> None:
         oracle = self._oracle
         if oracle.broke:
+            return
+        _, unanswered = await asyncio.wait(self._hosts, timeout=ANSWER_WITHIN_S)
+        if unanswered:
+            oracle.broken("ANSWER", f"{len(unanswered)} hosts wait for an answer for ever")
             return
         for (name, volume_name), _ in oracle.volumes.items():
             volume = oracle.machines[name].volume(volume_name)

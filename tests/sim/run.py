@@ -73,11 +73,11 @@ def draw_weather(rng: Random) -> Weather:
     )
     meta = Faults(cold_read=0.1, slow_flush=rng.choice((0.0, 0.02, 0.2)))
     return Weather(
-        duration_s=rng.uniform(8, 16),
-        crash_every_s=rng.choice((1.5, 3.0, 6.0)),
-        cut_every_s=rng.choice((2.0, 4.0, 10.0)),
+        duration_s=rng.uniform(6, 12),
+        crash_every_s=rng.choice((1.0, 2.0, 4.0)),
+        cut_every_s=rng.choice((1.5, 3.0, 8.0)),
         command_every_s=rng.choice((0.2, 0.6, 1.5)),
-        host_pause_s=rng.choice((0.02, 0.05, 0.2)),
+        host_pause_s=rng.choice((0.03, 0.08, 0.2)),
         hosts=rng.randint(1, 3),
         data=data,
         meta=meta,
@@ -200,7 +200,9 @@ class Simulation:
         await self._set_up()
         self._faults(enabled=True)
         hosts = self._hosts()
-        working = [asyncio.ensure_future(host.run()) for host in hosts]
+        working: list[asyncio.Future[None]] = [
+            asyncio.ensure_future(host.run()) for host in hosts
+        ]
         try:
             await self._bad_times()
             self._faults(enabled=False)
@@ -211,7 +213,7 @@ class Simulation:
                 await asyncio.sleep(self._chaos.uniform(0, 2))
             for host in hosts:
                 host.stopping = True
-            await Quiet(self.oracle, self.operator).run()
+            await Quiet(self.oracle, self.operator, working).run()
         finally:
             for task in working:
                 task.cancel()
