@@ -18,7 +18,8 @@ from controller.link.frames import MAX_DISCARD_BYTES
 from controller.pair.messages import Cleared
 from controller.pair.pace import Meter, RateCap
 from controller.volume.bitmap import BLOCK_BYTES, DirtyBitmap
-from controller.volume.store import BlockStore, StoreError
+from controller.volume.store import StoreError
+from controller.volume.volume import Volume
 
 CHUNK_BYTES = 256 << 10
 WINDOW_BYTES = 8 << 20
@@ -40,7 +41,7 @@ class Clock(Protocol):
 
 
 class CopyFailed(Protocol):
-    """Told once when the source can't be read or flushed."""
+    """Told once when the source can't be read."""
 
     def __call__(self, error: StoreError) -> None:
         """The source's store failed."""
@@ -84,7 +85,7 @@ class Copier:
 
     def __init__(
         self,
-        store: BlockStore,
+        volume: Volume,
         bitmap: DirtyBitmap,
         channel: Channel,
         clock: Clock,
@@ -92,7 +93,8 @@ class Copier:
         done: Callable[[], None],
         failed: CopyFailed,
     ) -> None:
-        self._store = store
+        self._volume = volume
+        self._store = volume.store
         self._bitmap = bitmap
         self._channel = channel
         self._clock = clock
@@ -230,9 +232,10 @@ class Copier:
         self._channel.flush(_Barrier(self), copy=True)
 
         def flushed_here(error: StoreError | None) -> None:
-            if error is not None and self._active:
+            if error is not None:
+                # Not the pair's trouble alone: nothing may be acknowledged any more (law L10).
                 self.stop()
-                self._failed(error)
+                self._volume.fail(error)
             else:
                 self.flushed()
 

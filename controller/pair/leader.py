@@ -132,7 +132,16 @@ class Leader:
 
     def _decide(self, report: msg.Report, asked: Direction | None, *, full: bool) -> Decision:
         record = self._record
-        mine = record.side(consistent=self._side.volume.state.consistent)
+        volume = self._side.volume
+        if not volume.state.healthy:
+            # Neither a source (law L7) nor a target: what it acknowledged may be gone (law L10).
+            raise RejectedError(
+                Code.NOT_CONSISTENT,
+                f"volume '{volume.name}' has failed",
+                f"split '{record.name}' with --writable and go on with '{record.other_volume}'; "
+                f"'{volume.name}' has to be deleted and made anew",
+            )
+        mine = record.side(consistent=volume.state.consistent)
         theirs = Side(report.current, report.baseline, tuple(report.history), report.consistent)
         decision = decide(mine, theirs, asked, full=full)
         if decision.how is How.REFUSE:
@@ -224,7 +233,7 @@ class Leader:
             owner.store_failed(str(error))
 
         side.copier = Copier(
-            side.volume.store,
+            side.volume,
             side.bitmap,
             side.channel,
             side.clock,
