@@ -75,6 +75,8 @@ class History:
         self.sectors = size_bytes // SECTOR_BYTES
         self.known: dict[int, Version] = {}
         self.unflushed: list[Version] = []
+        self.flying: dict[Version, range] = {}
+        """Writes that have no answer yet, and their sectors."""
         self.rebased = 0
         """How often the content was replaced by something else than hosts."""
         self._versions: list[list[Version]] = []
@@ -90,17 +92,20 @@ class History:
     def begin(self, version: Version, offset_bytes: int, length_bytes: int) -> None:
         """A host begins a write."""
         self.known[version.number] = version
+        self.flying[version] = _span(offset_bytes, length_bytes)
         for sector in _span(offset_bytes, length_bytes):
             self._versions[sector].append(version)
 
     def refuse(self, version: Version, offset_bytes: int, length_bytes: int) -> None:
         """It was refused at the door: it can never be found."""
+        self.flying.pop(version, None)
         for sector in _span(offset_bytes, length_bytes):
             if version in self._versions[sector]:
                 self._versions[sector].remove(version)
 
     def end(self, version: Version, now: int, *, acked: bool, fua: bool) -> None:
-        """It was answered."""
+        """It was answered, or never will be."""
+        self.flying.pop(version, None)
         version.ended = now
         version.acked = acked
         version.durable = acked and fua
@@ -187,6 +192,9 @@ class History:
         for version in stands.values():
             version.ended = now
             version.durable = version.acked = durable
+        for version, sectors in self.flying.items():
+            for sector in sectors:
+                self._versions[sector].append(version)
 
 
 def _standing(versions: list[Version], winners: list[Version]) -> list[Version]:

@@ -79,7 +79,6 @@ class Host:
         volume = self._machine.volume(self._volume)
         assert volume is not None
         version = oracle.new_version(zero=discard)
-        rebased = history.rebased
         history.begin(version, offset, length)
         data = bytearray(b"" if discard else content(version.number, offset, length))
         if discard:
@@ -93,7 +92,7 @@ class Host:
         try:
             error: LunError | None = await answer
         except Died:
-            version.ended = oracle.tick()
+            history.end(version, oracle.tick(), acked=False, fua=fua)
             oracle.event(f"{what} {where}: no answer")
             raise
         data[:] = b"\xee" * len(data)
@@ -101,8 +100,6 @@ class Host:
         if error is None:
             oracle.acknowledged(self._key, version.started)
             self._tracked.written = True
-        if history.rebased != rebased:
-            return
         self._settle(version, error, offset, length, fua=fua)
 
     def _settle(

@@ -257,7 +257,10 @@ class Oracle:
                 continue
             tracked = self.volumes.get((machine.name, shelved.record.name))
             if tracked is not None and tracked.copied_back:
-                tracked.copied_into = True
+                owners = machine.node.pairs.of_volume(shelved.record.name)
+                tracked.copied_into |= any(
+                    o.record.role is Role.P_VOL and o.side.sinking for o in owners
+                )
             log = self._intent(machine, f"{volume_id}.intent")
             if log is None or (not log.clean and self._names(log, offset_bytes, length_bytes)):
                 return
