@@ -7,7 +7,6 @@ needs the disk follows in the owner's task, and the answer goes out when it is d
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from controller.api.messages import PairState
@@ -80,20 +79,9 @@ class Follower:
         elif isinstance(message, msg.Delete):
             self._side.part()
             # The source's last writes may wait for the log still, and hosts are let in next.
-            await self._all_stored()
+            await owner.all_stored()
             await owner.services.forget(self._side)
             owner.talk.send(msg.Deleted())
-
-    async def _all_stored(self) -> None:
-        """Wait for the writes that were accepted before now; hosts may go on with others."""
-        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def reached() -> None:
-            if not stored.done():
-                stored.set_result(None)
-
-        self._side.volume.barrier(reached)
-        await stored
 
     async def split_stored(self, done: msg.SplitDone) -> None:
         """The split has happened: make it durable, data first, then say so.

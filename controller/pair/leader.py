@@ -184,6 +184,8 @@ class Leader:
                 "restore the link, or delete this side alone with --force",
             )
         self._side.part()
+        # An S-VOL that is deleted alone: the source's last writes come before its hosts'.
+        await self._owner.all_stored()
         await self._owner.services.forget(self._side)
 
     # ------------------------------------------------------------ copies

@@ -233,6 +233,17 @@ class PairOwner:
         self.side.volume.drained(drained)
         await future
 
+    async def all_stored(self) -> None:
+        """Wait for the writes that were accepted before now; hosts may go on with others."""
+        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def reached() -> None:
+            if not stored.done():
+                stored.set_result(None)
+
+        self.side.volume.barrier(reached)
+        await stored
+
     async def caught_up(self) -> None:
         """Wait until everything that is in the inbox now has been dealt with."""
         done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
