@@ -47,6 +47,10 @@ class Pairing:
         shelved = self._volumes.get(volume)
         if shelved.view_of is not None:
             raise RejectedError(Code.BAD_REQUEST, f"'{volume}' is a view", "pair a volume")
+        if not shelved.record.healthy:
+            raise RejectedError(
+                Code.NOT_CONSISTENT, f"volume '{volume}' has failed", "pair another volume"
+            )
         if role is m.Role.S_VOL:
             for owner in self._pairs.of_volume(volume):
                 if owner.record.role is m.Role.S_VOL:
