@@ -38,7 +38,6 @@ class TcpNetwork:
             raise OSError(f"no answer within {DIAL_WITHIN_S:.0f} s") from error
 
     async def close(self) -> None:
-        """Stop accepting."""
+        """Stop accepting. Connections are their protocols' to end: they are not waited for."""
         for server in self._servers:
             server.close()
-            await server.wait_closed()

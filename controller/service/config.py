@@ -149,7 +149,7 @@ class IntentConfig(Section):
     """The write-intent log of each volume."""
 
     extent_bytes: Annotated[SizeBytes, Field(ge=4096, le=1 << 30)] = 4 * MIB
-    hot_extents: Annotated[int, Field(ge=4, le=65536)] = 256
+    hot_extents: Annotated[int, Field(ge=4, le=1000)] = 256
 
     @model_validator(mode="after")
     def _power_of_two(self) -> IntentConfig:

@@ -242,6 +242,8 @@ class Program:
         """Wait until no host command is under way."""
         while tasks := [*self.hosts["a"], *self.hosts["b"]]:
             await asyncio.wait_for(asyncio.gather(*tasks), 20)
+            # Tasks that were done already end the wait at once: let them leave the set.
+            await asyncio.sleep(0)
 
     async def split(self) -> None:
         await self.quiet()
