@@ -8,7 +8,18 @@ import pytest
 
 from controller.api.codes import Verdict
 from controller.api.messages import PairState
-from controller.pair.table import COMMANDS, EVENTS, Command, Event, after, answer, document
+from controller.pair.table import (
+    COMMANDS,
+    EVENTS,
+    Command,
+    Event,
+    after,
+    answer,
+    document,
+    mermaid,
+)
+
+S = PairState
 
 DOC = Path(__file__).parents[3] / "docs" / "pair-states.md"
 
@@ -38,6 +49,58 @@ def test_events_lead_to_states_of_the_table(state: PairState, event: Event) -> N
         assert target is (state if split else PairState.PSUE)
     if state is PairState.SMPL:
         assert target is None
+
+
+def test_the_rules_at_the_head_of_the_table() -> None:
+    def verdicts(command: Command, verdict: Verdict) -> set[PairState]:
+        return {state for state in S if COMMANDS[state, command].verdict is verdict}
+
+    accepted, rejected = Verdict.ACCEPTED, Verdict.REJECTED
+    # 1. The S-VOL's side decides nothing.
+    assert not any(S.SSUS in verdicts(command, accepted) for command in Command)
+    # 3. Half a copy is no point in time: it can't be split, and COPY can only be given up.
+    assert {S.COPY, S.RCPY} <= verdicts(Command.SPLIT, rejected)
+    assert verdicts(Command.DELETE, rejected) == {S.RCPY, S.SSUS}
+    # 4. A reverse copy starts from a split, by command or by error, and replaces nothing.
+    assert verdicts(Command.REVERSE, accepted) == {S.PSUS, S.PSUE}
+    assert S.RCPY in verdicts(Command.RESYNC, rejected)
+    assert verdicts(Command.CREATE, accepted) == {S.SMPL}
+
+
+def events(event: Event) -> dict[PairState, PairState]:
+    return {state: target for state in S if (target := after(state, event)) is not None}
+
+
+def test_what_each_event_means() -> None:
+    paired = set(S) - {S.SMPL}
+    mirrors = {S.COPY, S.PAIR, S.RCPY, S.PSUE}
+    assert events(Event.COPIED) == {S.COPY: S.PAIR, S.RCPY: S.PAIR}
+    # 5. Losing the link loses no state.
+    assert events(Event.LINK_LOST) == dict.fromkeys(mirrors, S.PSUE) | {
+        S.PSUS: S.PSUS,
+        S.SSUS: S.SSUS,
+    }
+    assert events(Event.FAILED) == dict.fromkeys(paired, S.PSUE)
+    # 2. What an error left goes on by itself; what an operator asked for does not.
+    assert events(Event.RESUME_FORWARD) == {S.PSUE: S.COPY}
+    assert events(Event.RESUME_REVERSE) == {S.PSUE: S.RCPY}
+    assert set(events(Event.TOLD_COPY).values()) == {S.COPY}
+    assert set(events(Event.TOLD_REVERSE).values()) == {S.RCPY}
+    assert set(events(Event.TOLD_SPLIT).values()) == {S.SSUS}
+    # A side that is asked to copy back has been split; one that copies back isn't split.
+    assert set(events(Event.TOLD_REVERSE)) == {S.PSUE, S.SSUS, S.RCPY}
+    assert set(events(Event.TOLD_SPLIT)) == {S.PAIR, S.PSUE, S.SSUS}
+    assert S.PSUS not in {*events(Event.TOLD_COPY), *events(Event.TOLD_SPLIT)}
+
+
+def test_the_diagram_shows_every_change_of_state() -> None:
+    drawn = mermaid()
+    for (state, event), target in EVENTS.items():
+        if state is not target:
+            assert f"{state} --> {target}: " in drawn, event
+    for (state, _), row in COMMANDS.items():
+        if row.verdict is Verdict.ACCEPTED:
+            assert f"{state} --> {row.state}: " in drawn
 
 
 def test_the_table_has_nothing_else() -> None:
