@@ -15,11 +15,13 @@ from unittest import mock
 
 import controller.pair.side as side_module
 import controller.volume.slots as slots_module
-from controller.api.messages import PairState
+from controller.api.messages import Mode, PairKind, PairState
+from controller.link.stream import Stream
 from controller.pair.conversation import Conversation
 from controller.pair.copier import Copier
 from controller.pair.follower import Follower
 from controller.pair.leader import Leader
+from controller.pair.owner import PairOwner
 from controller.pair.side import PairSide, _Mirrored
 from controller.pairs import Pairs
 from controller.volume.bitmap import BLOCK_BYTES
@@ -155,6 +157,13 @@ def _other_bitmap_ignored() -> list[Patch]:
     return [(PairSide, "on_bitmap", on_bitmap)]
 
 
+def _every_discard_is_a_hole() -> list[Patch]:
+    def is_hole(_volume: Volume, _offset_bytes: int, _length_bytes: int) -> bool:
+        return True
+
+    return [(Volume, "is_hole", is_hole)]
+
+
 def _copied_back_under_hosts() -> list[Patch]:
     real: Callable[[PairSide], Access] = vars(PairSide)["access"].fget
 
@@ -212,8 +221,43 @@ def _split_not_flushed() -> list[Patch]:
     return [(Follower, "split_stored", split_stored)]
 
 
-def _no_generation_at_first_write() -> list[Patch]:
-    return [(PairSide, "wants_generation", property(lambda _side: False))]
+def _stale_acks_counted() -> list[Patch]:
+    real = Stream.close
+
+    def close(stream: Stream) -> None:
+        if stream.open:
+            stream._ack(stream._next_out - 1)
+        real(stream)
+
+    return [(Stream, "close", close)]
+
+
+def _done_before_the_peer() -> list[Patch]:
+    real = PairSide.mirror
+
+    def mirror(side: PairSide, op: WriteOp) -> None:
+        record = side.record
+        mode = record.mode
+        if record.kind is PairKind.REMOTE:
+            record.mode = Mode.ASYNC
+        real(side, op)
+        record.mode = mode
+
+    return [(PairSide, "mirror", mirror)]
+
+
+def _hosts_let_in_too_early() -> list[Patch]:
+    async def all_stored(_owner: PairOwner) -> None:
+        return
+
+    return [(PairOwner, "all_stored", all_stored)]
+
+
+def _door_closed_too_late() -> list[Patch]:
+    async def drained(_owner: PairOwner) -> None:
+        return
+
+    return [(PairOwner, "drained", drained)]
 
 
 def _epoch_not_checked() -> list[Patch]:
@@ -224,6 +268,32 @@ def _epoch_not_checked() -> list[Patch]:
 
 
 # ------------------------------------------------------------ hosts
+
+
+def _failed_write_unmarked() -> list[Patch]:
+    def store_failed(_side: PairSide, _op: WriteOp, _error: StoreError) -> None:
+        return
+
+    return [(PairSide, "store_failed", store_failed)]
+
+
+def _failed_flush_ignored() -> list[Patch]:
+    def fail(_volume: Volume, _error: StoreError) -> None:
+        return
+
+    return [(Volume, "fail", fail)]
+
+
+def _write_overtakes_queue() -> list[Patch]:
+    real = Volume._accept
+
+    def accept(volume: Volume, op: WriteOp) -> None:
+        if volume._failure is None and volume._ready(op):
+            volume._submit(op)
+        else:
+            real(volume, op)
+
+    return [(Volume, "_accept", accept)]
 
 
 def _flush_retried() -> list[Patch]:
@@ -274,14 +344,21 @@ MUTANTS = [
     Mutant("bits cleared when sent", "L2", _bits_cleared_when_sent),
     Mutant("resync read races a write", "L3", _read_races_write),
     Mutant("other side's bitmap ignored", "L3", _other_bitmap_ignored),
+    Mutant("copied hole skipped", "L3", _every_discard_is_a_hole),
     Mutant("copied back under its hosts", "L12", _copied_back_under_hosts),
     Mutant("chain law dropped", "L6", _chain_dropped),
     Mutant("lost write not marked", "L1", _lost_write_unmarked),
     Mutant("split overtakes queued writes", "L11", _split_overtakes_writes),
     Mutant("split goes on mirroring", "L11", _split_keeps_on_mirroring),
     Mutant("split not flushed", "L7", _split_not_flushed),
-    Mutant("no generation at first write", "L8", _no_generation_at_first_write),
+    Mutant("stale acks counted", "L9", _stale_acks_counted),
+    Mutant("sync write done before the peer", "SYNC", _done_before_the_peer),
+    Mutant("hosts let in too early", "L7", _hosts_let_in_too_early),
+    Mutant("copy begins before writes end", "L6", _door_closed_too_late),
     Mutant("epoch not checked", "L9", _epoch_not_checked),
+    Mutant("failed write not marked", "L10", _failed_write_unmarked),
+    Mutant("failed flush ignored", "L10", _failed_flush_ignored),
+    Mutant("write overtakes queued write", "L3", _write_overtakes_queue),
     Mutant("failed fsync retried", "L10", _flush_retried),
     Mutant("FUA not flushed", "L5", _fua_not_flushed),
     Mutant("flush answered early", "L5", _flush_answered_early),
