@@ -323,7 +323,12 @@ class Pairs:
         """Remove one side: record first, then the bitmap."""
         record = side.record
         self._catalogue.contents.pairs.remove(record)
-        await self._catalogue.commit()
+        try:
+            await self._catalogue.commit()
+        except StoreError:
+            # It is still there on disk, and would be back after a restart.
+            self._catalogue.contents.pairs.append(record)
+            raise
         side.volume.trackers.remove(side)
         owner = self._owners.pop((record.name, record.role))
         side.bitmap_file.close()

@@ -36,6 +36,8 @@ class Faults:
     no_space: float = 0.0
     cold_read: float = 0.3
     slow_flush: float = 0.02
+    read_s: float = 0.01
+    """What a cold read takes at most."""
 
     def strikes(self, rng: Random, rate: float) -> bool:
         """Whether a fault happens now."""
@@ -227,7 +229,7 @@ class SimStore:
             into[:] = before[:middle] + after[middle:]
             done(None)
 
-        self._disk.loop.call_later(rng.uniform(0.0001, 0.01), arrive)
+        self._disk.loop.call_later(rng.uniform(0.0001, faults.read_s), arrive)
 
     def write(self, offset_bytes: int, data: memoryview, done: StoreDone) -> None:
         """Into the cache, at once."""

@@ -171,6 +171,17 @@ class History:
                 return wrong
         return None
 
+    def older_than(self, version: Version, data: bytes, offset_bytes: int) -> Wrong | None:
+        """A sector that holds something which `version` has replaced."""
+        first = offset_bytes // SECTOR_BYTES
+        for at in range(len(data) // SECTOR_BYTES):
+            raw = data[at * SECTOR_BYTES : (at + 1) * SECTOR_BYTES]
+            allowed = _standing(self._versions[first + at], [version])
+            wrong = _judge(raw, first + at, allowed)
+            if wrong is not None:
+                return wrong
+        return None
+
     def rebase(self, images: list[bytes | bytearray], now: int, *, durable: bool) -> None:
         """The content was replaced: from here on each sector is as in one of these images.
 

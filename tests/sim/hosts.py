@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from random import Random
 
+from controller.api.messages import Mode, PairState, Role
 from targets.lun import Access, LunError, LunFault
 from tests.sim.disk import SECTOR_BYTES
 from tests.sim.history import Version, content
@@ -100,7 +101,33 @@ class Host:
         if error is None:
             oracle.acknowledged(self._key, version.started)
             self._tracked.written = True
+            if not discard:
+                self._check_mirror(version, offset, length)
         self._settle(version, error, offset, length, fua=fua)
+
+    def _check_mirror(self, version: Version, offset: int, length: int) -> None:
+        """In a sync pair in PAIR the S-VOL holds what was just acknowledged, or newer data."""
+        machine = self._machine
+        for owner in machine.node.pairs.of_volume(self._volume):
+            record, side = owner.record, owner.side
+            if record.role is not Role.P_VOL or record.state is not PairState.PAIR:
+                continue
+            if record.mode is not Mode.SYNC or record.peer is None or not side.mirroring:
+                continue
+            other = self._oracle.machines[record.peer]
+            if not other.up or other.volume(record.other_volume) is None:
+                continue
+            followers = other.node.pairs.of_volume(record.other_volume)
+            if not any(o.record.id == record.id and o.side.sinking for o in followers):
+                continue
+            image = other.image_of(record.other_volume)[offset : offset + length]
+            wrong = self._tracked.history.older_than(version, image, offset)
+            if wrong is not None:
+                self._oracle.broken(
+                    "SYNC",
+                    f"{self._key[0]}/{self._key[1]}: write {version.number} is acknowledged and "
+                    f"{record.other_volume} has not got it: {wrong}",
+                )
 
     def _settle(
         self, version: Version, error: LunError | None, offset: int, length: int, *, fua: bool

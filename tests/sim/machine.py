@@ -19,7 +19,7 @@ from controller.volume.volume import Volume
 from controller.volumes import IntentSettings
 from targets.lun import LunError
 from tests.rig import Published, StandInExporter
-from tests.sim.disk import CrashMode, Faults, SimDisk
+from tests.sim.disk import CrashMode, Faults, Image, SimDisk
 from tests.sim.loop import Died, Epoch, VirtualLoop
 from tests.sim.net import Fabric, SimNetwork
 
@@ -84,6 +84,7 @@ class Machine:
         self.disk.on_flush_failed = lambda file: watcher.flush_failed(self, file)
         self._ids = Random(rng.random())
         self._runs = 0
+        self._volume_ids: dict[str, str] = {}
         self._settings = NodeSettings(
             node=name,
             link_host=name,
@@ -113,6 +114,8 @@ class Machine:
             self.node = WatchedNode(self._settings, world, Published())
             await self.node.start()
             self.up = True
+            for shelved in self.node.volumes.all():
+                self._volume_ids[shelved.record.name] = shelved.record.id
             # Still inside the controller's last step of starting: no host came before this.
             self.node.watch = self._changed
             self.watcher.booted(self)
@@ -133,8 +136,13 @@ class Machine:
         return True
 
     def _changed(self, volume: Volume) -> None:
-        if self.up:
+        if not self.up or self.volume(volume.name) is not volume:
+            # Also one that is being made and isn't on the shelf yet.
+            return
+        try:
             self.watcher.volume_changed(self, volume)
+        except Exception as error:  # noqa: BLE001  (the controller must not catch our mistakes)
+            self.watcher.broken("ORACLE", f"{type(error).__name__}: {error}")
 
     def _end(self, epoch: Epoch) -> None:
         self.up = False
@@ -190,23 +198,25 @@ class Machine:
             return None
         for shelved in self.node.volumes.all():
             if shelved.record.name == name:
+                self._volume_ids[name] = shelved.record.id
                 return shelved.volume
         return None
 
+    def _file_of(self, name: str) -> Image:
+        """A volume's file, also while the controller is down or starting."""
+        return self.disk.files[f"{self._volume_ids[name]}.volume"]
+
     def image_of(self, name: str) -> bytes:
         """What a reader of the store would see of a volume now."""
-        record = self.node.volumes.get(name).record
-        return bytes(self.disk.files[f"{record.id}.volume"].live)
+        return bytes(self._file_of(name).live)
 
     def durable_image_of(self, name: str) -> bytes:
         """What surely survives of a volume."""
-        record = self.node.volumes.get(name).record
-        return bytes(self.disk.files[f"{record.id}.volume"].durable)
+        return bytes(self._file_of(name).durable)
 
     def pending_images_of(self, name: str) -> list[bytes]:
         """Images that show each unflushed write of a volume over what is durable."""
-        record = self.node.volumes.get(name).record
-        image = self.disk.files[f"{record.id}.volume"]
+        image = self._file_of(name)
         images = []
         for write in image.pending:
             over = bytearray(image.durable)

@@ -16,6 +16,7 @@ from controller.api.codes import Code, Verdict
 from controller.api.errors import RejectedError
 from controller.commands import Outcome
 from controller.pair.record import PairRecord
+from targets.lun import Access
 from tests.sim.loop import Died
 from tests.sim.machine import Machine
 from tests.sim.oracle import Oracle
@@ -102,6 +103,7 @@ class Operator:
             tracked.written = tracked.followed = False
             tracked.copied_back = tracked.copied_into = False
             tracked.frozen = tracked.flush_failed_at = None
+            tracked.access = Access.READ_WRITE
         return answer
 
     async def create_pair(self, plan: PairPlan) -> Answered:

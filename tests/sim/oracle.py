@@ -143,25 +143,42 @@ class Oracle:
                 self._same_as_source(machine, record)
                 self._rebase(machine, key, tracked)
                 return
-        replaced = tracked.followed or (tracked.copied_back and tracked.copied_into)
+        replaced = tracked.followed or (
+            tracked.copied_back
+            and (tracked.copied_into or self._copied_whole(machine, records))
+        )
         # A copy back that was refused before it began leaves what hosts wrote.
         tracked.copied_back = False
         if replaced:
             self._rebase(machine, key, tracked)
         self.event(f"{key[0]}/{name} may be written by hosts")
 
+    def _copied_whole(self, machine: Machine, records: list[PairRecord]) -> bool:
+        """The copy back had ended, and the link went before both sides knew."""
+        return any(
+            record.role is Role.P_VOL
+            and record.goal == "mirror"
+            and self._differs_at(machine, record) is None
+            for record in records
+        )
+
     def _same_as_source(self, machine: Machine, record: PairRecord) -> None:
         """Laws L3 and L6: at the end of a copy back both sides are equal."""
-        source = self.machines[record.peer] if record.peer else machine
-        mine = machine.image_of(record.volume)
-        theirs = source.image_of(record.other_volume)
-        if mine != theirs:
-            at = next(i for i in range(len(mine)) if mine[i] != theirs[i])
+        at = self._differs_at(machine, record)
+        if at is not None:
             self.broken(
                 "L6",
                 f"'{record.name}' was copied back, and {record.volume} differs from "
                 f"{record.other_volume} at byte {at}",
             )
+
+    def _differs_at(self, machine: Machine, record: PairRecord) -> int | None:
+        source = self.machines[record.peer] if record.peer else machine
+        mine = machine.image_of(record.volume)
+        theirs = source.image_of(record.other_volume)
+        if mine == theirs:
+            return None
+        return next(i for i in range(len(mine)) if mine[i] != theirs[i])
 
     def _rebase(self, machine: Machine, key: Key, tracked: Tracked) -> None:
         name = key[1]

@@ -8,6 +8,7 @@ failure of its own.
 from __future__ import annotations
 
 import asyncio
+from random import Random
 
 from controller.api import messages as m
 from controller.api.codes import Code
@@ -62,6 +63,10 @@ class Quiet:
     async def _converge(self) -> None:
         while True:
             for machine in self._oracle.machines.values():
+                if machine.up and machine.node.catalogue._ring._failed is not None:
+                    # Nothing it says can be durable any more; an operator ends the process.
+                    self._oracle.event(f"{machine.name} is ended: its catalogue failed")
+                    machine.crash(Random(0), "keep")
                 if not machine.up:
                     await machine.start()
             await self._close_views()

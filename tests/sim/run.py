@@ -70,8 +70,14 @@ def draw_weather(rng: Random) -> Weather:
         no_space=rng.choice((0.0, 0.01)) if bad_disk else 0.0,
         cold_read=rng.choice((0.0, 0.3, 1.0)),
         slow_flush=rng.choice((0.0, 0.02, 0.3)),
+        read_s=rng.choice((0.01, 0.01, 0.3)),
     )
-    meta = Faults(cold_read=0.1, slow_flush=rng.choice((0.0, 0.02, 0.2)))
+    meta = Faults(
+        cold_read=0.1,
+        slow_flush=rng.choice((0.0, 0.02, 0.2)),
+        write_error=rng.choice((0.0, 0.0, 0.001)) if bad_disk else 0.0,
+        flush_error=rng.choice((0.0, 0.0, 0.001)) if bad_disk else 0.0,
+    )
     return Weather(
         duration_s=rng.uniform(6, 12),
         crash_every_s=rng.choice((1.0, 2.0, 4.0)),
