@@ -125,20 +125,22 @@ class Commands:
         return _done(f"volume '{params.name}' is deleted", info)
 
     async def _view_open(self, params: m.ViewOpen) -> Outcome:
-        for owner in self._node.pairs.of_volume(params.volume):
+        shelved, opened = await self._node.volumes.open_view(params, self._check_still)
+        self._node.changed(shelved.volume)
+        info = self._node.volume_info(params.view)
+        text = f"view '{params.view}' of '{params.volume}'"
+        return _done(f"{text} is open", info) if opened else _no_op(f"{text} is open already", info)
+
+    def _check_still(self, volume: str) -> None:
+        for owner in self._node.pairs.of_volume(volume):
             record = owner.record
             still = record.role is m.Role.S_VOL and record.state is m.PairState.SSUS
             if not still:
                 raise RejectedError(
                     Code.WRONG_STATE,
-                    f"'{params.volume}' changes: pair '{record.name}' is in {record.state}",
+                    f"'{volume}' changes: pair '{record.name}' is in {record.state}",
                     "a view needs the S-VOL of a split pair: take a backup first",
                 )
-        shelved, opened = await self._node.volumes.open_view(params)
-        self._node.changed(shelved.volume)
-        info = self._node.volume_info(params.view)
-        text = f"view '{params.view}' of '{params.volume}'"
-        return _done(f"{text} is open", info) if opened else _no_op(f"{text} is open already", info)
 
     async def _view_close(self, params: m.Named) -> Outcome:
         known = {shelved.record.name for shelved in self._node.volumes.all()}

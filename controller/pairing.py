@@ -47,6 +47,8 @@ class Pairing:
         shelved = self._volumes.get(volume)
         if shelved.view_of is not None:
             raise RejectedError(Code.BAD_REQUEST, f"'{volume}' is a view", "pair a volume")
+        if shelved.leaving:
+            raise RejectedError(Code.IN_USE, f"volume '{volume}' is being deleted")
         if not shelved.record.healthy:
             raise RejectedError(
                 Code.NOT_CONSISTENT, f"volume '{volume}' has failed", "pair another volume"

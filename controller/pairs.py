@@ -196,7 +196,14 @@ class Pairs:
         async with self._making:
             if (record.name, record.role) in self._owners:
                 raise RejectedError(Code.EXISTS, f"a pair '{record.name}' exists")
-            return await self._add(record)
+            shelved = self._volumes.get(record.volume)
+            if shelved.leaving:
+                raise RejectedError(Code.IN_USE, f"volume '{record.volume}' is being deleted")
+            shelved.claims += 1
+            try:
+                return await self._add(record)
+            finally:
+                shelved.claims -= 1
 
     async def _add(self, record: PairRecord) -> PairOwner:
         try:

@@ -52,6 +52,10 @@ class Shelved:
     hot_at_start: IntentRecord | None
     """What the log said when it was opened: None means that nothing it says can be trusted."""
     view_of: str | None = None
+    claims: int = 0
+    """Pairs that are being made of it and don't track it yet."""
+    leaving: bool = False
+    """It is being deleted: nothing may begin to use it."""
 
 
 def identity_of(volume_id: str) -> LunIdentity:
@@ -249,7 +253,11 @@ class Volumes:
                 Code.IN_USE, f"'{name}' is a view", "it is closed by the job that opened it"
             )
         self._check_unused(shelved)
-        await self._exporter.withdraw(shelved.iqn, force=False)
+        shelved.leaving = True
+        try:
+            await self._exporter.withdraw(shelved.iqn, force=False)
+        finally:
+            shelved.leaving = False
         del self._shelf[name]
         self._catalogue.contents.volumes.remove(shelved.record)
         await self._catalogue.commit()
@@ -262,7 +270,9 @@ class Volumes:
 
     def _check_unused(self, shelved: Shelved) -> None:
         name = shelved.record.name
-        if shelved.volume.trackers:
+        if shelved.leaving:
+            raise RejectedError(Code.IN_USE, f"volume '{name}' is being deleted")
+        if shelved.volume.trackers or shelved.claims:
             raise RejectedError(
                 Code.IN_USE,
                 f"volume '{name}' belongs to a pair",
@@ -284,12 +294,19 @@ class Volumes:
 
     # ------------------------------------------------------------ views
 
-    async def open_view(self, asked: m.ViewOpen) -> tuple[Shelved, bool]:
-        """Open a throw-away copy-on-write view of a volume (law L13)."""
-        async with self._making:
-            return await self._open_view(asked)
+    async def open_view(
+        self, asked: m.ViewOpen, check_still: Callable[[str], None]
+    ) -> tuple[Shelved, bool]:
+        """Open a throw-away copy-on-write view of a volume (law L13).
 
-    async def _open_view(self, asked: m.ViewOpen) -> tuple[Shelved, bool]:
+        `check_still` raises RejectedError when the volume's content may change just now.
+        """
+        async with self._making:
+            return await self._open_view(asked, check_still)
+
+    async def _open_view(
+        self, asked: m.ViewOpen, check_still: Callable[[str], None]
+    ) -> tuple[Shelved, bool]:
         base = self.get(asked.volume)
         existing = self._shelf.get(asked.view)
         if existing is not None:
@@ -298,6 +315,9 @@ class Volumes:
             raise RejectedError(Code.EXISTS, f"'{asked.view}' exists", "choose another name")
         if base.view_of is not None:
             raise RejectedError(Code.BAD_REQUEST, f"'{asked.volume}' is a view itself")
+        if base.leaving:
+            raise RejectedError(Code.IN_USE, f"volume '{asked.volume}' is being deleted")
+        check_still(asked.volume)
         if not base.record.consistent or not base.record.healthy:
             raise RejectedError(
                 Code.NOT_CONSISTENT,

@@ -185,8 +185,8 @@ class Story:
         wanted = [str(books / "ledger.dat"), str(books / "contract.txt")]
         plan = self.trilun("restore", "--dry-run", *wanted)["plan"]
         self.say(
-            f"  would bring back {len(plan['files'])} files, {plan['bytes_to_copy'] / MIB:.2f} MiB; "
-            f"writes on the first volume that would be lost: {plan['overwritten_bytes']} bytes"
+            f"  would bring back {len(plan['files'])} files, {plan['bytes_to_copy'] / MIB:.2f} MiB;"
+            f" writes on the first volume that would be lost: {plan['overwritten_bytes']} bytes"
         )
         self.say(f"  because {plan['rule']}")
         began_s = time.monotonic()

@@ -172,9 +172,7 @@ class Fabric:
                 error = ConnectionResetError("the other machine is gone")
                 self.loop.call_later(self.rng.uniform(0.001, 0.5), other.lose, error, context=WORLD)
 
-    def connect(
-        self, here: str, epoch: Epoch, factory: Factory, there: str
-    ) -> None:
+    def connect(self, here: str, epoch: Epoch, factory: Factory, there: str) -> None:
         """Make a connection; OSError when nobody listens."""
         if there not in self.listeners:
             raise ConnectionRefusedError(111, "Connection refused")

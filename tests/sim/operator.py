@@ -55,9 +55,7 @@ class Answered:
 class Operator:
     """Gives commands."""
 
-    def __init__(
-        self, oracle: Oracle, rng: Random, plans: list[PairPlan], size_bytes: int
-    ) -> None:
+    def __init__(self, oracle: Oracle, rng: Random, plans: list[PairPlan], size_bytes: int) -> None:
         self.oracle = oracle
         self.rng = rng
         self.plans = plans
@@ -76,9 +74,7 @@ class Operator:
         self.oracle.event(f"{text} ...")
         try:
             async with asyncio.timeout(ANSWER_WITHIN_S):
-                outcome: Outcome = await machine.ask(
-                    machine.node.commands.carry_out(verb, params)
-                )
+                outcome: Outcome = await machine.ask(machine.node.commands.carry_out(verb, params))
         except RejectedError as error:
             self.oracle.event(f"{text}: {error.code.value}: {error.message}")
             return Answered(refused=error)

@@ -135,17 +135,12 @@ class Oracle:
         """Hosts may write from here on."""
         name = key[1]
         for record in records:
-            if (
-                record.role is Role.P_VOL
-                and record.state is PairState.PAIR
-                and tracked.copied_back
-            ):
+            if record.role is Role.P_VOL and record.state is PairState.PAIR and tracked.copied_back:
                 self._same_as_source(machine, record)
                 self._rebase(machine, key, tracked)
                 return
         replaced = tracked.followed or (
-            tracked.copied_back
-            and (tracked.copied_into or self._copied_whole(machine, records))
+            tracked.copied_back and (tracked.copied_into or self._copied_whole(machine, records))
         )
         # A copy back that was refused before it began leaves what hosts wrote.
         tracked.copied_back = False
@@ -218,8 +213,7 @@ class Oracle:
             s_record = next((o.record for o in owners if o.record.role is Role.S_VOL), None)
             image = machine.image_of(name)
             if volume.access is not Access.NOT_READY and (
-                s_record is None
-                or (s_record.writable and s_record.state is PairState.SSUS)
+                s_record is None or (s_record.writable and s_record.state is PairState.SSUS)
             ):
                 if not tracked.followed and not (tracked.copied_back and tracked.copied_into):
                     wrong = tracked.history.wrong_after_crash(image)

@@ -53,7 +53,7 @@ class Quiet:
                     parts.append(f"{plan.name} {role}: none")
                 else:
                     parts.append(f"{plan.name} {role}: {record.state} {record.reason!r}")
-        for (machine, name), _ in self._oracle.volumes.items():
+        for (machine, name) in self._oracle.volumes:
             volume = self._oracle.machines[machine].volume(name)
             if volume is not None:
                 state = volume.state
@@ -84,7 +84,7 @@ class Quiet:
     async def _mended(self) -> bool:
         """Replace volumes whose disk has failed: their pairs and they themselves are made anew."""
         fine = True
-        for (name, volume_name), _ in self._oracle.volumes.items():
+        for (name, volume_name) in self._oracle.volumes:
             machine = self._oracle.machines[name]
             volume = machine.volume(volume_name)
             half = volume is not None and not volume.state.consistent and not volume.trackers
@@ -157,11 +157,17 @@ class Quiet:
         if unanswered:
             oracle.broken("ANSWER", f"{len(unanswered)} hosts wait for an answer for ever")
             return
-        for (name, volume_name), _ in oracle.volumes.items():
+        for (name, volume_name) in oracle.volumes:
             volume = oracle.machines[name].volume(volume_name)
             if volume is not None:
                 await oracle.machines[name].io(volume.flush)
         await asyncio.sleep(1)
+        for _ in range(60):
+            if not self._busy():
+                break
+            await asyncio.sleep(1)
+        else:
+            oracle.broken("STUCK", f"writes wait for ever in {self._busy()}")
         for plan in self._operator.plans:
             p = oracle.machines[plan.p_machine].image_of(plan.p_volume)
             s = oracle.machines[plan.s_machine].image_of(plan.s_volume)
@@ -178,12 +184,21 @@ class Quiet:
                         f"'{owner.record.name}', {owner.record.role}, is in PAIR with "
                         f"{len(owner.side.bitmap)} bits set",
                     )
-        images = [(self._durable(x, data=True), self._durable(x, data=False)) for x in
-                  oracle.machines.values()]
+        images = [
+            (self._durable(x, data=True), self._durable(x, data=False))
+            for x in oracle.machines.values()
+        ]
         wrong = laws.not_clear(images)
         if wrong is not None:
             oracle.broken("L3", wrong)
         self._histories()
+
+    def _busy(self) -> list[str]:
+        """Volumes in which writes are on their way, also such that were answered long ago."""
+        volumes = (
+            self._oracle.machines[machine].volume(name) for machine, name in self._oracle.volumes
+        )
+        return [v.name for v in volumes if v is not None and (v._in_flight or v._queue)]
 
     def _durable(self, machine: Machine, *, data: bool) -> laws.Files:
         disk = machine.disk if data else machine.meta

@@ -138,15 +138,19 @@ class Simulation:
 
     def _make_machines(self) -> None:
         rng = self.rng
-        intent = IntentSettings(
-            extent_bytes=16 << 10, hot_extents=rng.choice((4, 8, 16))
-        )
+        intent = IntentSettings(extent_bytes=16 << 10, hot_extents=rng.choice((4, 8, 16)))
         names = sorted({name for plan in self.plans for name in (plan.p_machine, plan.s_machine)})
         peers = {"a": ["b"], "b": [name for name in names if name != "b"], "c": ["b"]}
         for name in names:
             self.oracle.machines[name] = Machine(
-                name, peers[name], intent, self.loop, self.fabric, self.oracle,
-                Random(rng.random()), (self.weather.data, self.weather.meta),
+                name,
+                peers[name],
+                intent,
+                self.loop,
+                self.fabric,
+                self.oracle,
+                Random(rng.random()),
+                (self.weather.data, self.weather.meta),
             )
         for plan in self.plans:
             for key in ((plan.p_machine, plan.p_volume), (plan.s_machine, plan.s_volume)):
@@ -206,9 +210,7 @@ class Simulation:
         await self._set_up()
         self._faults(enabled=True)
         hosts = self._hosts()
-        working: list[asyncio.Future[None]] = [
-            asyncio.ensure_future(host.run()) for host in hosts
-        ]
+        working: list[asyncio.Future[None]] = [asyncio.ensure_future(host.run()) for host in hosts]
         try:
             await self._bad_times()
             self._faults(enabled=False)
@@ -257,8 +259,11 @@ class Simulation:
             for _ in range(count):
                 hosts.append(
                     Host(
-                        self.oracle, self.oracle.machines[name], volume,
-                        Random(self.rng.random()), pause_s=self.weather.host_pause_s,
+                        self.oracle,
+                        self.oracle.machines[name],
+                        volume,
+                        Random(self.rng.random()),
+                        pause_s=self.weather.host_pause_s,
                     )
                 )
         return hosts
