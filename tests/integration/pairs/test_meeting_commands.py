@@ -1,0 +1,95 @@
+"""Two commands about one volume that are under way at the same time: one of them is refused."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from controller.api import messages as m
+from controller.api.errors import RejectedError
+from tests.rig import LOCAL_PAIR, Running, start_node, write
+
+S = m.PairState
+BLOCK = 4096
+SIZE = 16 * BLOCK
+
+
+async def volumes(node: Running) -> None:
+    for name in ("second", "third"):
+        await node.do("volume.create", m.VolumeCreate(name=name, size_bytes=SIZE))
+
+
+async def turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def refused(task: asyncio.Task[object]) -> bool:
+    try:
+        await task
+    except RejectedError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("first", ["create", "delete"])
+@pytest.mark.parametrize("later_turns", [0, 1, 2, 3, 5, 8, 13])
+async def test_a_volume_is_paired_or_deleted(first: str, later_turns: int, tmp_path: Path) -> None:
+    """A pair without its volume would keep the controller from starting again."""
+    node = await start_node(tmp_path, "n", [])
+    await volumes(node)
+    withdraw = node.exporter.withdraw
+
+    async def slowly(iqn: str, *, force: bool) -> None:
+        await turns(4)
+        await withdraw(iqn, force=force)
+
+    node.exporter.withdraw = slowly  # type: ignore[method-assign]
+    orders = {
+        "create": ("pair.create", LOCAL_PAIR),
+        "delete": ("volume.delete", m.VolumeDelete(name="third")),
+    }
+    second = "delete" if first == "create" else "create"
+    tasks: dict[str, asyncio.Task[object]] = {}
+    for name in (first, second):
+        tasks[name] = asyncio.create_task(node.do(*orders[name]))
+        await turns(later_turns)
+    outcome = {name: await refused(task) for name, task in tasks.items()}
+    assert sorted(outcome.values()) == [False, True]
+    await node.stop()
+    node = await start_node(tmp_path, "n", [])
+    try:
+        names = {shelved.record.name for shelved in node.node.volumes.all()}
+        if outcome["create"]:
+            assert names == {"second"}
+            assert not node.node.pairs.owners()
+        else:
+            assert names == {"second", "third"}
+            await node.until("local", S.PAIR)
+    finally:
+        await node.stop()
+
+
+async def test_no_view_opens_behind_the_back_of_a_copy(tmp_path: Path) -> None:
+    """Law L13: the base must not change, also when the copy began while the view had to wait."""
+    node = await start_node(tmp_path, "n", [])
+    try:
+        await volumes(node)
+        await node.do("pair.create", LOCAL_PAIR)
+        await node.until("local", S.PAIR)
+        await node.do("pair.split", m.PairSplit(name="local"))
+        async with node.node.volumes._making:
+            opening = asyncio.create_task(
+                node.do("view.open", m.ViewOpen(volume="third", view="v"))
+            )
+            await turns(3)
+            await node.do("pair.resync", m.PairResync(name="local"))
+            await node.until("local", S.PAIR)
+        with pytest.raises(RejectedError, match="'third' changes"):
+            await opening
+        await write(node.volume("second"), 0, b"n" * BLOCK)
+        assert node.image("second") == node.image("third")
+    finally:
+        await node.stop()
