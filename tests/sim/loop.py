@@ -86,7 +86,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._jump = _Jump()
         super().__init__(self._jump)
         self._on_error = on_error
-        self.set_task_factory(self._make_task)
+        self.set_task_factory(self._make_task)  # type: ignore[arg-type]
         self.set_exception_handler(self._uncaught)
 
     def time(self) -> float:
@@ -144,7 +144,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             else:
                 outcome.set_exception(error)
 
-        self.create_task(run(), context=epoch.context.copy())
+        task = self.create_task(run(), context=epoch.context.copy())
+        assert task in epoch.tasks
         return outcome
 
     def kill(self, epoch: Epoch) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from controller.api.messages import PairState, Role
 from controller.pair.record import PairRecord
+from controller.volume.intent import IntentRecord
 from controller.volume.volume import Volume
 from targets.lun import Access
 from tests.sim import laws
@@ -59,7 +60,7 @@ class Oracle:
     named: set[tuple[str, str]] = field(default_factory=set)
     """(pair, direction) that an operator asked for since the pair was last in sync."""
     broke: list[Broken] = field(default_factory=list)
-    logs: dict[Key, tuple[int, laws.IntentRecord | None]] = field(default_factory=dict)
+    logs: dict[Key, tuple[int, IntentRecord | None]] = field(default_factory=dict)
     """What each log says on disk, with the version of the file."""
     now: int = 0
     writes: int = 0
@@ -281,7 +282,7 @@ class Oracle:
                 "extent is not durable in the log",
             )
 
-    def _intent(self, machine: Machine, file: str) -> laws.IntentRecord | None:
+    def _intent(self, machine: Machine, file: str) -> IntentRecord | None:
         image = machine.meta.files[file]
         known = self.logs.get((machine.name, file))
         if known is None or known[0] != image.version:
@@ -290,7 +291,7 @@ class Oracle:
         return known[1]
 
     @staticmethod
-    def _names(log: laws.IntentRecord, offset_bytes: int, length_bytes: int) -> bool:
+    def _names(log: IntentRecord, offset_bytes: int, length_bytes: int) -> bool:
         first = offset_bytes // log.extent_bytes
         last = (offset_bytes + length_bytes - 1) // log.extent_bytes
         return all(extent in log.extents for extent in range(first, last + 1))

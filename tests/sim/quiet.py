@@ -53,7 +53,7 @@ class Quiet:
                     parts.append(f"{plan.name} {role}: none")
                 else:
                     parts.append(f"{plan.name} {role}: {record.state} {record.reason!r}")
-        for (machine, name) in self._oracle.volumes:
+        for machine, name in self._oracle.volumes:
             volume = self._oracle.machines[machine].volume(name)
             if volume is not None:
                 state = volume.state
@@ -84,7 +84,7 @@ class Quiet:
     async def _mended(self) -> bool:
         """Replace volumes whose disk has failed: their pairs and they themselves are made anew."""
         fine = True
-        for (name, volume_name) in self._oracle.volumes:
+        for name, volume_name in self._oracle.volumes:
             machine = self._oracle.machines[name]
             volume = machine.volume(volume_name)
             half = volume is not None and not volume.state.consistent and not volume.trackers
@@ -157,17 +157,12 @@ class Quiet:
         if unanswered:
             oracle.broken("ANSWER", f"{len(unanswered)} hosts wait for an answer for ever")
             return
-        for (name, volume_name) in oracle.volumes:
+        for name, volume_name in oracle.volumes:
             volume = oracle.machines[name].volume(volume_name)
             if volume is not None:
                 await oracle.machines[name].io(volume.flush)
         await asyncio.sleep(1)
-        for _ in range(60):
-            if not self._busy():
-                break
-            await asyncio.sleep(1)
-        else:
-            oracle.broken("STUCK", f"writes wait for ever in {self._busy()}")
+        await self._idle()
         for plan in self._operator.plans:
             p = oracle.machines[plan.p_machine].image_of(plan.p_volume)
             s = oracle.machines[plan.s_machine].image_of(plan.s_volume)
@@ -192,6 +187,14 @@ class Quiet:
         if wrong is not None:
             oracle.broken("L3", wrong)
         self._histories()
+
+    async def _idle(self) -> None:
+        for _ in range(60):
+            if not self._busy():
+                break
+            await asyncio.sleep(1)
+        else:
+            self._oracle.broken("STUCK", f"writes wait for ever in {self._busy()}")
 
     def _busy(self) -> list[str]:
         """Volumes in which writes are on their way, also such that were answered long ago."""

@@ -253,20 +253,15 @@ class Simulation:
                 await self.operator.create_pair(plan)
 
     def _hosts(self) -> list[Host]:
-        hosts = []
+        hosts: list[Host] = []
         for name, volume in self.oracle.volumes:
             count = self.weather.hosts if volume in ("first", "fourth") else 1
-            for _ in range(count):
-                hosts.append(
-                    Host(
-                        self.oracle,
-                        self.oracle.machines[name],
-                        volume,
-                        Random(self.rng.random()),
-                        pause_s=self.weather.host_pause_s,
-                    )
-                )
+            hosts.extend(self._host(name, volume) for _ in range(count))
         return hosts
+
+    def _host(self, name: str, volume: str) -> Host:
+        machine, rng = self.oracle.machines[name], Random(self.rng.random())
+        return Host(self.oracle, machine, volume, rng, pause_s=self.weather.host_pause_s)
 
     # ------------------------------------------------------------ what goes wrong
 
