@@ -87,8 +87,19 @@ class Pairing:
                 "history": [],
             }
         )
-        await self._pairs.add(other)
-        owner = await self._pairs.add(record)
+        was_consistent = s_shelved.record.consistent
+        p_shelved.claims += 1
+        try:
+            half = await self._pairs.add(other)
+            try:
+                owner = await self._pairs.add(record)
+            except RejectedError:
+                # Nothing was copied: the S-VOL is what it was.
+                s_shelved.record.consistent = was_consistent
+                await self._pairs.forget(half.side)
+                raise
+        finally:
+            p_shelved.claims -= 1
         self._pairs.connect_local(record.name)
         await owner.caught_up()
         return owner

@@ -199,6 +199,13 @@ class Pairs:
             shelved = self._volumes.get(record.volume)
             if shelved.leaving:
                 raise RejectedError(Code.IN_USE, f"volume '{record.volume}' is being deleted")
+            if record.role is m.Role.S_VOL:
+                for owner in self.of_volume(record.volume):
+                    if owner.record.role is m.Role.S_VOL:
+                        raise RejectedError(
+                            Code.IN_USE,
+                            f"'{record.volume}' is the S-VOL of pair '{owner.record.name}'",
+                        )
             shelved.claims += 1
             try:
                 return await self._add(record)

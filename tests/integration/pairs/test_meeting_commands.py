@@ -9,7 +9,8 @@ import pytest
 
 from controller.api import messages as m
 from controller.api.errors import RejectedError
-from tests.rig import LOCAL_PAIR, Running, start_node, write
+from controller.volume.store import BlockStore, StoreError, StoreFault
+from tests.rig import LOCAL_PAIR, Running, read, start_node, write
 
 S = m.PairState
 BLOCK = 4096
@@ -36,7 +37,10 @@ async def refused(task: asyncio.Task[object]) -> bool:
 
 @pytest.mark.parametrize("first", ["create", "delete"])
 @pytest.mark.parametrize("later_turns", [0, 1, 2, 3, 5, 8, 13])
-async def test_a_volume_is_paired_or_deleted(first: str, later_turns: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("victim", ["second", "third"])
+async def test_a_volume_is_paired_or_deleted(
+    first: str, later_turns: int, victim: str, tmp_path: Path
+) -> None:
     """A pair without its volume would keep the controller from starting again."""
     node = await start_node(tmp_path, "n", [])
     await volumes(node)
@@ -49,7 +53,7 @@ async def test_a_volume_is_paired_or_deleted(first: str, later_turns: int, tmp_p
     node.exporter.withdraw = slowly  # type: ignore[method-assign]
     orders = {
         "create": ("pair.create", LOCAL_PAIR),
-        "delete": ("volume.delete", m.VolumeDelete(name="third")),
+        "delete": ("volume.delete", m.VolumeDelete(name=victim)),
     }
     second = "delete" if first == "create" else "create"
     tasks: dict[str, asyncio.Task[object]] = {}
@@ -63,7 +67,7 @@ async def test_a_volume_is_paired_or_deleted(first: str, later_turns: int, tmp_p
     try:
         names = {shelved.record.name for shelved in node.node.volumes.all()}
         if outcome["create"]:
-            assert names == {"second"}
+            assert names == {"second", "third"} - {victim}
             assert not node.node.pairs.owners()
         else:
             assert names == {"second", "third"}
@@ -91,5 +95,54 @@ async def test_no_view_opens_behind_the_back_of_a_copy(tmp_path: Path) -> None:
             await opening
         await write(node.volume("second"), 0, b"n" * BLOCK)
         assert node.image("second") == node.image("third")
+    finally:
+        await node.stop()
+
+
+async def test_a_volume_becomes_the_s_vol_of_one_pair_only(tmp_path: Path) -> None:
+    node = await start_node(tmp_path, "n", [])
+    try:
+        await volumes(node)
+        await node.do("volume.create", m.VolumeCreate(name="other", size_bytes=SIZE))
+        pairs = [
+            LOCAL_PAIR.model_copy(update={"name": name, "p_volume": name})
+            for name in ("second", "other")
+        ]
+        tasks = [asyncio.create_task(refused_or_not(node, pair)) for pair in pairs]
+        assert sorted(await asyncio.gather(*tasks)) == [False, True]
+        assert len(node.volume("third").trackers) == 1
+    finally:
+        await node.stop()
+
+
+async def refused_or_not(node: Running, pair: m.PairCreate) -> bool:
+    try:
+        await node.do("pair.create", pair)
+    except RejectedError:
+        return True
+    return False
+
+
+async def test_half_a_pair_that_finds_no_space_leaves_nothing_behind(tmp_path: Path) -> None:
+    node = await start_node(tmp_path, "n", [])
+    try:
+        await volumes(node)
+        await write(node.volume("third"), 0, b"3" * BLOCK)
+        disk = node.node.pairs._meta_disk
+        real = disk.open
+
+        def full(name: str, size_bytes: int, *, create: bool, reserve: bool = False) -> BlockStore:
+            if name.endswith(".p.bitmap"):
+                raise StoreError(StoreFault.NO_SPACE, "on purpose")
+            return real(name, size_bytes, create=create, reserve=reserve)
+
+        disk.open = full  # type: ignore[method-assign]
+        with pytest.raises(RejectedError, match="no space for the bitmap"):
+            await node.do("pair.create", LOCAL_PAIR)
+        disk.open = real  # type: ignore[method-assign]
+        assert not node.node.pairs.owners()
+        assert await read(node.volume("third"), 0, BLOCK) == b"3" * BLOCK
+        await node.do("pair.create", LOCAL_PAIR)
+        await node.until("local", S.PAIR)
     finally:
         await node.stop()
