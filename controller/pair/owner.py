@@ -72,6 +72,8 @@ class PairOwner:
         if state is not None and state is not self.record.state:
             self.record.state = state
             self.record.reason = "the controller was restarted; waiting for the other side"
+            # A copy back that had ended before the restart leaves a volume that hosts may use.
+            self.side.volume.update_access()
             self.side.volume.update_access()
         if self.record.state is PairState.SSUS and not self.record.settled:
             # A crash between the split and its flush: some of the last writes may be missing.
