@@ -33,6 +33,7 @@ from controller.volume.volume import Volume
 from controller.volume.write import JoinedParts, WriteOp, lun_error
 from targets.lun import Access, Done
 from tests.sim.run import run_seed
+from tests.sim.seeds import judged
 
 Patch = tuple[Any, str, Any]
 """What is replaced: an object, the name of its attribute, and the bug."""
@@ -384,7 +385,7 @@ def hunt(task: tuple[int, int, int]) -> Hunt:
     index, first, limit = task
     for count, seed in enumerate(range(first, first + limit), 1):
         law = law_broken_by(MUTANTS[index], seed)
-        if law and not run_seed(seed).broke:
+        if law and not judged(seed).broke:
             return Hunt(index, count, seed, law)
     return Hunt(index, limit)
 
