@@ -262,7 +262,9 @@ class Pairs:
             if other is side:
                 continue
             follows = owner.record.role is m.Role.S_VOL and owner.record.goal != "split"
-            if other.sinking or follows:
+            # A copy back that is about to begin waits for the volume's writes to end, before it
+            # takes any data; a second copy into the volume must not begin meanwhile (law L6).
+            if other.sinking or follows or owner.record.state is m.PairState.RCPY:
                 return (
                     f"'{volume.name}' follows pair '{owner.record.name}' "
                     f"({owner.record.state}): split that first"
