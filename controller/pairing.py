@@ -96,10 +96,19 @@ class Pairing:
             except RejectedError:
                 # Nothing was copied: the S-VOL is what it was.
                 s_shelved.record.consistent = was_consistent
-                await self._pairs.forget(half.side)
+                if half in self._pairs.owners():
+                    await self._pairs.forget(half.side)
                 raise
         finally:
             p_shelved.claims -= 1
+        if half not in self._pairs.owners():
+            # `pair delete --force` found the half that was there already.
+            await self._pairs.forget(owner.side)
+            raise RejectedError(
+                Code.WRONG_STATE,
+                f"pair '{asked.name}' was deleted while it was being made",
+                "create it again",
+            )
         self._pairs.connect_local(record.name)
         await owner.caught_up()
         return owner
