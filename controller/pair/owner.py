@@ -74,7 +74,6 @@ class PairOwner:
             self.record.reason = "the controller was restarted; waiting for the other side"
             # A copy back that had ended before the restart leaves a volume that hosts may use.
             self.side.volume.update_access()
-            self.side.volume.update_access()
         if self.record.state is PairState.SSUS and not self.record.settled:
             # A crash between the split and its flush: some of the last writes may be missing.
             self.side.volume.state.consistent = False
