@@ -63,9 +63,9 @@ class Quiet:
     async def _converge(self) -> None:
         while True:
             for machine in self._oracle.machines.values():
-                if machine.up and machine.node.catalogue._ring._failed is not None:
+                if machine.up and self._metadata_failed(machine):
                     # Nothing it says can be durable any more; an operator ends the process.
-                    self._oracle.event(f"{machine.name} is ended: its catalogue failed")
+                    self._oracle.event(f"{machine.name} is ended: its metadata failed")
                     machine.crash(Random(0), "keep")
                 if not machine.up:
                     await machine.start()
@@ -75,6 +75,13 @@ class Quiet:
             if self._oracle.broke:
                 return
             await asyncio.sleep(PAUSE_S)
+
+    @staticmethod
+    def _metadata_failed(machine: Machine) -> bool:
+        node = machine.node
+        return node.catalogue._ring._failed is not None or any(
+            owner.side.bitmap_file._failed is not None for owner in node.pairs.owners()
+        )
 
     async def _close_views(self) -> None:
         machine = self._oracle.machines["b"]
