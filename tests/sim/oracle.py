@@ -99,6 +99,8 @@ class Oracle:
                 tracked.copied_into = False
             tracked.copied_back = True
             tracked.frozen = None
+        elif tracked.copied_back and volume.access is not Access.READ_WRITE:
+            self._forget_copy(tracked, records)
         old, tracked.access = tracked.access, volume.access
         if old is not volume.access:
             self.event(f"{machine.name}/{volume.name} is {volume.access.value} to hosts")
@@ -113,6 +115,13 @@ class Oracle:
             if record.state is PairState.PAIR:
                 self.named.discard((record.name, "forward"))
                 self.named.discard((record.name, "reverse"))
+
+    @staticmethod
+    def _forget_copy(tracked: Tracked, records: list[PairRecord]) -> None:
+        """A copy back that is over before hosts are let in, for another pair's sake."""
+        if not any(r.role is Role.P_VOL and r.goal == "reverse" for r in records):
+            tracked.copied_back = tracked.copied_into = False
+            tracked.followed = True
 
     def _overwritten(
         self, key: Key, tracked: Tracked, records: list[PairRecord], role: Role
