@@ -17,7 +17,7 @@ from tests.sim.seeds import Totals, in_parallel, judged
 
 TAIL_LINES = 40
 PROGRESS_EVERY_S = 10.0
-HUNT_SEEDS = 300
+HUNT_SEEDS = 1000
 
 
 def show_failure(result: Result, *, whole: bool) -> None:
