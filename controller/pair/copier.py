@@ -233,13 +233,11 @@ class Copier:
 
         def flushed_here(error: StoreError | None) -> None:
             if error is not None:
-                # Not the pair's trouble alone: nothing may be acknowledged any more (law L10).
                 self.stop()
-                self._volume.fail(error)
             else:
                 self.flushed()
 
-        self._store.flush(flushed_here)
+        self._volume.flush_store(flushed_here)
 
     def flushed(self) -> None:
         """One of the two sides has flushed the covered batch."""

@@ -295,9 +295,12 @@ class PairOwner:
             except RejectedError as error:
                 self._refuse(done, error)
             except StoreError as error:
+                first = not self.record.halted
                 self.halt(str(error), "mend the disk that holds state_dir, then restart trilund")
-                # The other side would wait for this one's part of a copy for ever.
-                self.talk.send(msg.Failed(reason=str(error)[:500]))
+                if first:
+                    # The other side would wait for this one's part of a copy for ever. Said
+                    # once: two sides that both can't write would tell each other without end.
+                    self.talk.send(msg.Failed(reason=str(error)[:500]))
                 self._refuse(done, RejectedError(Code.IO_ERROR, f"metadata: {error}"))
             except BaseException:
                 if done is not None and not done.done():

@@ -268,11 +268,9 @@ class PairSide:
             self._covered, self._received = self._received, []
 
         def flushed(error: StoreError | None) -> None:
-            if error is not None:
-                self.volume.fail(error)
             applied("" if error is None else str(error))
 
-        self.volume.barrier(lambda: self.volume.store.flush(flushed))
+        self.volume.barrier(lambda: self.volume.flush_store(flushed))
 
     def clear_covered(self) -> None:
         """The source says that both sides have flushed what the last copy flush covered."""

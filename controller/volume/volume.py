@@ -17,7 +17,7 @@ from controller.volume.services import VolumeServices, VolumeState
 from controller.volume.slots import SlotRing
 from controller.volume.store import BlockStore, JoinedDone, StoreDone, StoreError
 from controller.volume.tracker import Tracker
-from controller.volume.write import JoinedParts, ReadAnswer, WriteOp, lun_error
+from controller.volume.write import JoinedParts, ReadAnswer, WriteOp, flushed_first, lun_error
 from targets.lun import Access, Done, LunError, LunFault, LunIdentity
 
 MAX_STEP_BYTES = 32 << 20
@@ -95,7 +95,9 @@ class Volume:
         if refusal is not None:
             done(LunError(refusal, self.name))
             return
-        self._steps(offset_bytes, len(data), data, self._durably(done) if fua else done, None)
+        self._steps(
+            offset_bytes, len(data), data, flushed_first(self.flush, done) if fua else done, None
+        )
 
     def discard(self, offset_bytes: int, length_bytes: int, done: Done) -> None:
         """Deallocate and mirror that, step by step."""
@@ -116,11 +118,9 @@ class Volume:
             tracker.mirror_flush(flush)
 
         def flushed(error: StoreError | None) -> None:
-            if error is not None:
-                self.fail(error)
             flush.end(None if error is None else lun_error(error, reading=False))
 
-        self.store.flush(flushed)
+        self.flush_store(flushed)
         flush.end()
 
     def _refusal(self) -> LunFault | None:
@@ -182,7 +182,6 @@ class Volume:
 
         def flushed(error: StoreError | None) -> None:
             if error is not None:
-                self.fail(error)
                 done(error)
                 return
             trackers = list(self.trackers)
@@ -190,6 +189,23 @@ class Volume:
             for tracker in trackers:
                 tracker.save_bitmap(joined.part)
             joined.part(None)
+
+        self.flush_store(flushed)
+
+    def flush_store(self, done: StoreDone) -> None:
+        """Flush this volume alone; a failure fails the volume (law L10).
+
+        A flush that ends well behind one that failed has saved nothing of what that one lost:
+        it has failed, too.
+        """
+        if self._failure is not None:
+            done(self._failure)
+            return
+
+        def flushed(error: StoreError | None) -> None:
+            if error is not None:
+                self.fail(error)
+            done(self._failure)
 
         self.store.flush(flushed)
 
@@ -267,17 +283,6 @@ class Volume:
             on_stored=self._stored,
             over=self._over,
         )
-
-    def _durably(self, answer: Done) -> Done:
-        """FUA: the answer waits for a flush of what the write left behind."""
-
-        def written(error: LunError | None) -> None:
-            if error is None:
-                self.flush(answer)
-            else:
-                answer(error)
-
-        return written
 
     def _accept(self, op: WriteOp) -> None:
         if self._failure is not None:

@@ -24,6 +24,18 @@ def lun_error(error: StoreError, *, reading: bool) -> LunError:
     return LunError(LunFault.READ_ERROR if reading else LunFault.WRITE_ERROR, error.detail)
 
 
+def flushed_first(flush: Callable[[Done], None], answer: Done) -> Done:
+    """FUA: the answer waits for a flush of what the write left behind."""
+
+    def written(error: LunError | None) -> None:
+        if error is None:
+            flush(answer)
+        else:
+            answer(error)
+
+    return written
+
+
 class ReadAnswer:
     """Turns a store's answer into a LUN's."""
 

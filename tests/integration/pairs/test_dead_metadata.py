@@ -1,0 +1,59 @@
+"""A disk for metadata that is gone halts the pairs, once; it must not keep the loop busy."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from controller.api import messages as m
+from controller.api.codes import Code
+from controller.api.errors import RejectedError
+from controller.link.channel import Control
+from controller.volume.store import StoreDone, StoreError, StoreFault
+from tests.rig import eventually, start_node
+
+S = m.PairState
+
+
+async def test_both_sides_of_a_local_pair_are_halted_once(tmp_path: Path) -> None:
+    node = await start_node(tmp_path, "b", [])
+    try:
+        for name in ("second", "third"):
+            await node.do("volume.create", m.VolumeCreate(name=name, size_bytes=1 << 20))
+        await node.do(
+            "pair.create",
+            m.PairCreate(name="local", kind=m.PairKind.LOCAL, p_volume="second", s_volume="third"),
+        )
+        await node.until("local", S.PAIR)
+        said: list[str] = []
+        for owner in node.node.pairs.owners():
+            channel = owner.side.channel
+            assert channel is not None
+            control = channel.control
+
+            def counted(message: Control, control: object = control) -> None:
+                said.append(message["kind"])
+                assert callable(control)
+                control(message)
+
+            channel.control = counted  # type: ignore[method-assign]
+
+        def dead(done: StoreDone) -> None:
+            done(StoreError(StoreFault.IO, "the disk is gone"))
+
+        working = node.node.catalogue.commit_then
+        node.node.catalogue.commit_then = dead  # type: ignore[method-assign]
+        with pytest.raises(RejectedError) as refused:
+            await node.do("pair.split", m.PairSplit(name="local"))
+        assert refused.value.code is Code.IO_ERROR
+        await eventually(
+            lambda: all(owner.record.state is S.PSUE for owner in node.node.pairs.owners())
+        )
+        for _ in range(200):
+            await asyncio.sleep(0)
+        assert said.count("failed") <= 2
+        node.node.catalogue.commit_then = working  # type: ignore[method-assign]
+    finally:
+        await node.stop()
