@@ -117,10 +117,7 @@ class Volume:
         for tracker in self.trackers:
             tracker.mirror_flush(flush)
 
-        def flushed(error: StoreError | None) -> None:
-            flush.end(None if error is None else lun_error(error, reading=False))
-
-        self.flush_store(flushed)
+        self.flush_store(lambda e: flush.end(None if e is None else lun_error(e, reading=False)))
         flush.end()
 
     def _refusal(self) -> LunFault | None:
