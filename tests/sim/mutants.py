@@ -15,6 +15,7 @@ from unittest import mock
 
 import controller.pair.side as side_module
 import controller.volume.slots as slots_module
+import controller.volume.volume as volume_module
 from controller.api.messages import Mode, PairKind, PairState
 from controller.link.stream import Stream
 from controller.pair.conversation import Conversation
@@ -312,10 +313,10 @@ def _flush_retried() -> list[Patch]:
 
 
 def _fua_not_flushed() -> list[Patch]:
-    def durably(_volume: Volume, answer: Done) -> Done:
+    def flushed_first(_flush: Callable[[Done], None], answer: Done) -> Done:
         return answer
 
-    return [(Volume, "_durably", durably)]
+    return [(volume_module, "flushed_first", flushed_first)]
 
 
 def _flush_answered_early() -> list[Patch]:
