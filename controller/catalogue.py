@@ -7,7 +7,6 @@ with StoreError when the disk does, CorruptError when the file isn't a catalogue
 
 from __future__ import annotations
 
-import asyncio
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -15,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from controller.api.messages import Name
 from controller.pair.record import PairRecord
 from controller.volume.slots import CorruptError, SlotLayout, SlotRing
-from controller.volume.store import Disk, StoreDone, StoreError
+from controller.volume.store import Disk, StoreDone, StoreError, finished
 
 FILE = "catalogue"
 LAYOUT = SlotLayout(b"trilunCT", slot_bytes=1 << 20, slots=2)
@@ -96,18 +95,7 @@ class Catalogue:
 
     async def commit(self) -> None:
         """Make the records durable; StoreError when that fails."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def done(error: StoreError | None) -> None:
-            if future.cancelled():
-                return
-            if error is None:
-                future.set_result(None)
-            else:
-                future.set_exception(error)
-
-        self.commit_then(done)
-        await future
+        await finished(self.commit_then)
 
     def has_room(self) -> bool:
         """Whether the records fit the file with some to spare for what each may still grow."""
