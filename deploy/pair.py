@@ -56,6 +56,8 @@ class LocalPair:
     mount_with: str = "auto"
     pids: dict[str, tuple[int, str]] = field(default_factory=dict)
     ports: dict[str, int] = field(default_factory=dict)
+    children: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict, repr=False)
+    """Those of the processes that this very object started, by pid: they are ours to reap."""
 
     @property
     def mountpoint(self) -> Path:
@@ -127,6 +129,7 @@ class LocalPair:
                 env={**os.environ, "PATH": PATH},
                 start_new_session=True,
             )
+        self.children[process.pid] = process
         self.pids[name] = (process.pid, start_time(process.pid) or "")
         self._remember()
 
@@ -207,13 +210,13 @@ class LocalPair:
         while start_time(pid) == began:
             os.kill(pid, signum)
             while start_time(pid) == began and time.monotonic() < deadline_s:
-                _reap(pid)
+                self._reap(pid)
                 time.sleep(0.02)
             if signum == signal.SIGKILL:
                 break
             deadline_s += 5
             signum = signal.SIGKILL
-        _reap(pid)
+        self._reap(pid)
 
     def kill(self, name: str) -> None:
         """Kill a process as a crash would."""
@@ -221,9 +224,14 @@ class LocalPair:
         if start_time(pid) == began:
             os.kill(pid, signal.SIGKILL)
         while start_time(pid) == began:
-            _reap(pid)
+            self._reap(pid)
             time.sleep(0.01)
-        _reap(pid)
+        self._reap(pid)
+
+    def _reap(self, pid: int) -> None:
+        child = self.children.get(pid)
+        if child is not None and child.poll() is not None:
+            del self.children[pid]
 
     # ------------------------------------------------------------ memory of itself
 
@@ -258,11 +266,3 @@ class LocalPair:
             if path.stem[2:] == naa[2:]:
                 return path
         raise PairError(f"no file of volume {volume}")
-
-
-def _reap(pid: int) -> None:
-    """Take the exit code of a child of ours; somebody else's child is not ours to reap."""
-    try:
-        os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        return

@@ -369,7 +369,7 @@ def main() -> int:
     story = Story(pair, quiet=arguments.json)
     # A terminated run unwinds like an interrupted one, so that nothing stays behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    finished = False
+    finished = failed = False
     try:
         story.raise_up()
         story.fill()
@@ -378,6 +378,7 @@ def main() -> int:
         story.prove()
         finished = story.close(keep=arguments.keep)
     except PairError as error:
+        failed = True
         story.say(f"FAILED: {error}")
         story.say(f"the logs are in {directory}/log")
     except KeyboardInterrupt:
@@ -385,8 +386,8 @@ def main() -> int:
     finally:
         if not (arguments.keep and finished):
             pair.stop()
-    if finished and not arguments.keep and not os.path.ismount(pair.mountpoint):
-        shutil.rmtree(directory)
+            if not failed and not os.path.ismount(pair.mountpoint):
+                shutil.rmtree(directory)
     return 0 if finished else 1
 
 
