@@ -97,7 +97,7 @@ class SlotRing:
             if (slot := decode_slot(self._layout, window[at : at + self._layout.slot_bytes]))
         ]
         if not found:
-            if any(raw):
+            if raw.count(0) != len(raw):
                 raise CorruptError(f"no valid {self._layout.magic.decode()} record")
             return None
         self._sequence, payload = max(found)
