@@ -1,0 +1,1 @@
+"""Real processes and real file systems, killed and cut off at any moment."""
