@@ -33,6 +33,19 @@ ACCEPT = "pair.accept"
 """Peer call: make the S-VOL's side of a new pair."""
 
 
+PASSED_ON = frozenset(
+    (
+        "pair.split",
+        "pair.resync",
+        "pair.resolve",
+        "pair.verify",
+        "pair.delete",
+        "backup.mark",
+    )
+)
+"""What the S-VOL's controller hands to the P-VOL's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of a command that was not rejected."""
@@ -58,6 +71,8 @@ class Commands:
             "pair.show": self._pair_show,
             "pair.split": self._pair_split,
             "pair.resync": self._pair_resync,
+            "pair.resolve": self._pair_resolve,
+            "pair.verify": self._pair_verify,
             "pair.delete": self._pair_delete,
             "backup.mark": self._backup_mark,
             "view.open": self._view_open,
@@ -237,6 +252,38 @@ class Commands:
         )
         return await self._ask(params.name, "pair.resync", params, asked)
 
+    async def _pair_resolve(self, params: m.PairResolve) -> Outcome:
+        owner = self._node.pairs.get(params.name)
+        record = owner.record
+        if self._decided_elsewhere(owner):
+            return await self._pass_on(owner, "pair.resolve", params)
+        local = record.kind is m.PairKind.LOCAL
+        mine = record.volume if local else self._node.name
+        theirs = record.other_volume if local else record.peer
+        if params.discard not in (mine, theirs):
+            raise RejectedError(
+                Code.BAD_REQUEST,
+                f"discard: '{params.discard}' is no side of pair '{params.name}'",
+                f"its sides are '{mine}' and '{theirs}'",
+            )
+        mine_goes = params.discard == mine
+        reverse = mine_goes == (record.role is m.Role.P_VOL)
+        asked = Asked(
+            Command.RESYNC,
+            direction=m.Direction.REVERSE if reverse else m.Direction.FORWARD,
+            force=params.force,
+            resolve=True,
+        )
+        return await self._ask(params.name, "pair.resolve", params, asked)
+
+    async def _pair_verify(self, params: m.PairVerify) -> Outcome:
+        asked = Asked(
+            Command.VERIFY,
+            repair=params.repair,
+            rate_limit_bytes_per_s=params.rate_limit_bytes_per_s,
+        )
+        return await self._ask(params.name, "pair.verify", params, asked)
+
     async def _pair_delete(self, params: m.PairDelete) -> Outcome:
         owner = self._node.pairs.find(params.name)
         if owner is None:
@@ -302,7 +349,7 @@ class Commands:
         try:
             if verb == ACCEPT:
                 return await self._accept(peer, params)
-            if verb not in ("pair.split", "pair.resync", "pair.delete", "backup.mark"):
+            if verb not in PASSED_ON:
                 raise RejectedError(Code.BAD_REQUEST, f"'{verb}' is not for peers")
             outcome = await self.carry_out(verb, VERBS[verb].params.model_validate(params))
         except (ValidationError, KeyError, ValueError) as error:

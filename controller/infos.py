@@ -8,6 +8,7 @@ from __future__ import annotations
 from controller.api import messages as m
 from controller.exports import Exporter
 from controller.pair.owner import PairOwner
+from controller.pair.standing import split_brain
 from controller.volumes import Shelved
 
 
@@ -63,6 +64,11 @@ def pair_info(node: str, owner: PairOwner) -> m.PairInfo:
         resync_wire_bytes=side.wire_bytes if record.kind is m.PairKind.REMOTE else 0,
         resync_union_bytes=side.union_bytes,
         resync_discarded_bytes=side.discarded_bytes,
+        resync_compared_bytes=(
+            side.copier.compared_bytes if side.copier is not None else side.compared_bytes
+        ),
+        split_brain=split_brain(side, owner.report),
+        verify=None if side.verifier is None else side.verifier.info(),
     )
 
 

@@ -21,7 +21,8 @@ from controller.exports import Exporter
 from controller.infos import pair_info, volume_info
 from controller.link.calls import PeerCalls
 from controller.link.channel import Control, Receiver
-from controller.link.stream import Stream, StreamChannel
+from controller.link.pair_channel import StreamChannel
+from controller.link.stream import Stream
 from controller.link.transport import Links, Network, Peer
 from controller.pair.copier import Clock
 from controller.pair.side import PairSide
@@ -274,7 +275,7 @@ class Node:
         self._ticks += 1
         everything = self._ticks % REFRESH_EVERY_TICKS == 0
         for owner in self.pairs.owners():
-            if everything or owner.record.copying is not None:
+            if everything or owner.record.copying is not None or owner.side.verifying:
                 self._changed_pairs.add(owner.record.name)
         if everything:
             self._changed_volumes.update(each.record.name for each in self.volumes.all())

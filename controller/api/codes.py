@@ -34,6 +34,8 @@ class Code(enum.StrEnum):
     NOT_CONSISTENT = "not_consistent"
     """The volume's content is half of two points in time: no source, no backup (law L7)."""
     SPLIT_BRAIN = "split_brain"
+    DIRECTION_NEEDED = "direction_needed"
+    """Only the S-VOL was written since: the command must name the side to keep (law L8)."""
     UNRELATED = "unrelated"
     """The two sides never shared a version (law L8)."""
     FULL_COPY_NEEDED = "full_copy_needed"

@@ -11,30 +11,24 @@ from __future__ import annotations
 import enum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from controller.api.base import Bytes as Bytes
+from controller.api.base import Info as Info
+from controller.api.base import Name as Name
+from controller.api.base import Params as Params
+from controller.api.base import Progress as Progress
 from controller.api.codes import Code, Verdict
-from controller.api.topics import NAME_PATTERN
+from controller.api.verify import ByteRange as ByteRange
+from controller.api.verify import PairResolve as PairResolve
+from controller.api.verify import PairVerify as PairVerify
+from controller.api.verify import VerifyInfo as VerifyInfo
+from controller.api.verify import VerifyState as VerifyState
 
 API_VERSION = 1
 BLOCK_BYTES = 4096
 MAX_VOLUME_BYTES = 64 << 40
 MAX_PATHS = 10_000
-
-Name = Annotated[str, Field(pattern=NAME_PATTERN)]
-Bytes = Annotated[int, Field(ge=0)]
-
-
-class Params(BaseModel):
-    """Base of what a caller sends: strict about unknown fields."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Info(BaseModel):
-    """Base of what a node answers: lenient about unknown fields."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 class PairState(enum.StrEnum):
@@ -133,16 +127,6 @@ class VolumeInfo(Info):
     sessions: list[SessionInfo] = []
 
 
-class Progress(Info):
-    """How far a copy has come. It always ends: `left_bytes` falls to 0."""
-
-    done_bytes: Bytes
-    left_bytes: Bytes
-    rate_bytes_per_s: float
-    eta_s: float | None
-    """None while no rate is known."""
-
-
 class PairInfo(Info):
     """One side of a pair, or both where `kind` is local and both are here."""
 
@@ -177,6 +161,12 @@ class PairInfo(Info):
     """Blocks in the union of both bitmaps when that resync began."""
     resync_discarded_bytes: Bytes = 0
     """Blocks written on the target since the split, which that resync overwrites."""
+    resync_compared_bytes: Bytes = 0
+    """Data that a crash had put in doubt and that was compared by digest before it was copied."""
+    split_brain: bool = False
+    """Both sides were written since they parted; `pair.resolve` names the side to give up."""
+    verify: VerifyInfo | None = None
+    """The last comparison of both sides, or the one that runs; the P-VOL's side has it."""
 
 
 class NodeKind(enum.StrEnum):
@@ -351,7 +341,9 @@ class PairResync(Params):
     """Make both sides equal again: copy the union of both bitmaps."""
 
     name: Name
-    direction: Direction = Direction.FORWARD
+    direction: Direction | None = None
+    """Which side to keep; without it the pair goes forward, and a forward copy that would
+    discard writes of the S-VOL is refused (law L8)."""
     full: bool = False
     """Allow a full copy where the bitmaps can't tell the difference (law L8)."""
     force: bool = False

@@ -10,12 +10,13 @@ import click
 from rich.table import Table
 
 from controller.api import messages as m
+from controller.api.codes import Exit
 from controller.cli.locate import find_pair, live_pairs, offline, online, pair_sides
 from controller.cli.names import PAIR_STATES, RateType, Ref, RefType, complete_pair, complete_volume
 from controller.cli.output import details, print_json, print_line, print_note, show, table
 from controller.cli.results import report_change
 from controller.cli.session import ApiGroup, Session
-from controller.cli.waiting import Teller, progress_text, wait_for_pair
+from controller.cli.waiting import Teller, progress_text, wait_for_pair, wait_for_verify
 from controller.service.client import ApiClient
 from controller.service.sizes import format_size
 
@@ -145,7 +146,18 @@ def split(session: Session, ref: Ref, label: str) -> None:
 
 @pair.command("resync")
 @_PAIR
-@click.option("--reverse", is_flag=True, help="Copy from the S-VOL to the P-VOL.")
+@click.option(
+    "--forward",
+    "direction",
+    flag_value=m.Direction.FORWARD.value,
+    help="Copy from the P-VOL to the S-VOL, whatever was written to that.",
+)
+@click.option(
+    "--reverse",
+    "direction",
+    flag_value=m.Direction.REVERSE.value,
+    help="Copy from the S-VOL to the P-VOL.",
+)
 @click.option("--full", is_flag=True, help="Allow a full copy where the bitmaps can't tell.")
 @click.option("--force", is_flag=True, help="Reverse: overwrite a P-VOL that a host uses.")
 @click.option("--expect-generation", help="Refuse if the data set has another generation.")
@@ -154,22 +166,75 @@ def split(session: Session, ref: Ref, label: str) -> None:
 def resync(
     session: Session,
     ref: Ref,
-    reverse: bool,
+    direction: str | None,
     full: bool,
     force: bool,
     expect_generation: str | None,
     rate_limit: int | None,
 ) -> None:
-    """Make both sides equal again by copying only what differs."""
+    """Make both sides equal again by copying only what differs.
+
+    Without a direction it copies to the S-VOL, unless that has writes of its own.
+    """
     params = m.PairResync(
         name=ref.name,
-        direction=m.Direction.REVERSE if reverse else m.Direction.FORWARD,
+        direction=None if direction is None else m.Direction(direction),
         full=full,
         force=force,
         expect_generation=expect_generation,
         rate_limit_bytes_per_s=rate_limit,
     )
     _change(session, ref, "pair.resync", params, f"resync of pair '{ref.name}' has begun")
+
+
+@pair.command("resolve")
+@_PAIR
+@click.option(
+    "--discard",
+    required=True,
+    metavar="NODE",
+    help="Give up what this node's side wrote; for a local pair name the volume.",
+)
+@click.option("--force", is_flag=True, help="Overwrite a P-VOL that a host uses.")
+@click.pass_obj
+def resolve(session: Session, ref: Ref, discard: str, force: bool) -> None:
+    """End a split-brain: both sides were written, and one of them is given up."""
+    params = m.PairResolve(name=ref.name, discard=discard, force=force)
+    _change(session, ref, "pair.resolve", params, f"pair '{ref.name}' gives up '{discard}'")
+
+
+@pair.command("verify")
+@_PAIR
+@click.option("--repair", is_flag=True, help="Copy what differs to the S-VOL afterwards.")
+@click.option("--no-wait", is_flag=True, help="Begin it and leave; `pair show` has the findings.")
+@_RATE
+@click.pass_obj
+def verify(session: Session, ref: Ref, repair: bool, no_wait: bool, rate_limit: int | None) -> None:
+    """Compare both sides while hosts go on; exit code 1 when they differ."""
+    params = m.PairVerify(name=ref.name, repair=repair, rate_limit_bytes_per_s=rate_limit)
+    if no_wait:
+        _change(session, ref, "pair.verify", params, f"pair '{ref.name}' is being compared")
+        return
+    session.say_on_interrupt(f"verify of '{ref.name}' goes on", f"trilun pair show {ref}")
+
+    async def work(client: ApiClient) -> m.PairInfo:
+        side = await find_pair(client, ref)
+        begun = await client.call_for(
+            m.PairInfo, side.node, "pair.verify", params, session.timeout_s
+        )
+        with Teller(f"verify {ref.name}", silent=session.json) as teller:
+            return await wait_for_verify(client, begun.node, ref, teller)
+
+    info = session.run(work)
+    found = info.verify
+    assert found is not None
+    if session.json:
+        print_json({"pair": ref.name, "verify": found})
+    else:
+        for line in verify_lines(ref.name, found):
+            print_line(line)
+    if found.state is m.VerifyState.STOPPED or (found.differing_bytes and not found.repaired):
+        raise SystemExit(Exit.FAILED)
 
 
 @pair.command("wait")
@@ -256,6 +321,7 @@ def _pair_details(info: m.PairInfo) -> Table:
             ("split label", info.split_label),
             ("progress", progress_text(info.progress)),
             ("last resync", _resync_text(info)),
+            ("last verify", _verify_text(info.verify)),
         ]
     )
 
@@ -267,4 +333,34 @@ def _resync_text(info: m.PairInfo) -> str:
     if info.resync_wire_bytes:
         text += f", {format_size(info.resync_wire_bytes)} on the wire"
     text += f", union {format_size(info.resync_union_bytes)}"
+    if info.resync_compared_bytes:
+        text += f", compared {format_size(info.resync_compared_bytes)}"
     return f"{text}, discarded {format_size(info.resync_discarded_bytes)}"
+
+
+def _verify_text(found: m.VerifyInfo | None) -> str:
+    if found is None:
+        return ""
+    if found.state is m.VerifyState.RUNNING:
+        return f"running, {progress_text(found.progress)}"
+    return "; ".join(verify_lines("", found)[:1])
+
+
+def verify_lines(name: str, found: m.VerifyInfo) -> list[str]:
+    """The findings: a line for all, then one for each range that differs."""
+    what = f"pair '{name}': " if name else ""
+    if found.state is m.VerifyState.STOPPED:
+        what += f"stopped ({found.reason}); "
+    compared = f"{format_size(found.compared_bytes)} compared in {found.elapsed_s:.1f} s"
+    if not found.differing_bytes:
+        text = f"{what}no difference in {compared}"
+    else:
+        repaired = ", repaired" if found.repaired else ""
+        text = f"{what}{format_size(found.differing_bytes)} differ of {compared}{repaired}"
+    if found.busy_bytes:
+        text += f"; {format_size(found.busy_bytes)} were written each time they were looked at"
+    lines = [text]
+    lines += [f"  offset {each.offset_bytes}: {each.length_bytes} bytes" for each in found.ranges]
+    if found.range_count > len(found.ranges):
+        lines.append(f"  and {found.range_count - len(found.ranges)} more ranges")
+    return lines

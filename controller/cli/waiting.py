@@ -150,7 +150,7 @@ async def wait_for_pair(
                     note(pair)
                     if _has(pair, wanted, ref):
                         # A retained state can be a moment old: the node itself decides.
-                        pair = await _as_it_is(client, side)
+                        pair = await _as_it_is(client, side.node, side.name)
                         if _has(pair, wanted, ref):
                             return pair
     except TimeoutError:
@@ -172,18 +172,44 @@ def _has(pair: m.PairInfo | None, wanted: m.PairState, ref: Ref) -> bool:
     )
 
 
-async def _as_it_is(client: ApiClient, side: m.PairInfo) -> m.PairInfo | None:
+async def _as_it_is(client: ApiClient, node: str, name: str) -> m.PairInfo | None:
     while True:
         try:
-            return await client.call_for(
-                m.PairInfo, side.node, "pair.show", m.Named(name=side.name)
-            )
+            return await client.call_for(m.PairInfo, node, "pair.show", m.Named(name=name))
         except RejectedError as exc:
             if exc.code is Code.NOT_FOUND:
                 return None
             if exc.code not in {Code.UNREACHABLE, Code.TIMEOUT}:
                 raise
         await asyncio.sleep(ASK_AGAIN_S)
+
+
+async def wait_for_verify(client: ApiClient, node: str, ref: Ref, teller: Teller) -> m.PairInfo:
+    """The pair once its verify, and the repair where that was asked for, has ended."""
+    going_on = (m.VerifyState.RUNNING, m.VerifyState.REPAIRING)
+    async with aclosing(client.watch(topics.state(node, "pair", ref.name))) as changes:
+        async for _, info in changes:
+            # A retained state can be a moment old: the node itself decides.
+            pair = as_info(info, m.PairInfo)
+            if pair is not None and pair.verify is not None:
+                teller.tell(pair.verify.state.value, pair.verify.progress or pair.progress)
+            if pair is None or pair.verify is None or pair.verify.state not in going_on:
+                pair = await _as_it_is(client, node, ref.name)
+                if pair is None:
+                    raise RejectedError(
+                        Code.NOT_FOUND,
+                        f"pair '{ref.name}' was deleted meanwhile",
+                        "trilun pair list",
+                    )
+                if pair.verify is None:
+                    raise RejectedError(
+                        Code.WRONG_STATE,
+                        f"the controller '{node}' was restarted and the verify with it",
+                        f"trilun pair verify {ref}",
+                    )
+                if pair.verify.state not in going_on:
+                    return pair
+    raise AssertionError("a watch has no end")
 
 
 async def wait_for_job(

@@ -24,6 +24,20 @@ class Ticket(Protocol):
         """Unknown for ever: the channel closed first, or the other side refused it."""
 
 
+class Inquiry(Protocol):
+    """Somebody who wants to know which blocks differ."""
+
+    def compared(self, differing: int | None) -> None:
+        """Bit n is block n of the range; None when the other side couldn't tell."""
+
+    def lost(self) -> None:
+        """The channel closed first."""
+
+
+Compared = Callable[[int | None], None]
+"""Called by the receiver with the blocks that differ, or None when it couldn't tell."""
+
+
 class Channel(Protocol):
     """One pair's place in the ordered stream to the other side."""
 
@@ -47,8 +61,13 @@ class Channel(Protocol):
     def control(self, message: Control) -> None:
         """Send a message at this point of the stream."""
 
-    def bitmap(self, payload: bytes) -> None:
-        """Send a part of the bitmap."""
+    def bitmap(self, payload: bytes, *, doubt: bool = False) -> None:
+        """Send a part of the bitmap, or of what is in it out of doubt only."""
+
+    def compare(
+        self, offset_bytes: int, length_bytes: int, digests: bytes, inquiry: Inquiry, *, copy: bool
+    ) -> None:
+        """Ask which blocks differ from these digests, or from a hole where there are none."""
 
     def forget(self) -> None:
         """The other side refuses this pair's frames: whatever is on the way is lost."""
@@ -73,8 +92,13 @@ class Receiver(Protocol):
     def on_control(self, message: Control) -> None:
         """A message arrived."""
 
-    def on_bitmap(self, payload: bytes | memoryview) -> None:
+    def on_bitmap(self, payload: bytes | memoryview, *, doubt: bool) -> None:
         """A part of the other side's bitmap arrived."""
+
+    def on_compare(
+        self, offset_bytes: int, length_bytes: int, digests: bytes, answer: Compared, *, copy: bool
+    ) -> None:
+        """The other side wants to know which blocks differ here, at this point of the stream."""
 
     def on_open(self, channel: Channel) -> None:
         """The other side can be reached through `channel`, a new epoch."""

@@ -43,6 +43,9 @@ class Kind(enum.IntEnum):
     """`sequence`: every numbered frame up to it has been applied."""
     FLUSHED = 5
     """`sequence`: the FLUSH of that number is done; `length` 0, or 1 when it failed."""
+    COMPARED = 6
+    """`sequence`: the COMPARE of that number is done; `length` 0 with the blocks that differ as
+    payload, one bit a block, or 1 when there was no telling."""
     CONTROL = 16
     """JSON, at its place in the order of writes."""
     WRITE = 17
@@ -50,11 +53,19 @@ class Kind(enum.IntEnum):
     FLUSH = 19
     BITMAP = 20
     """Pages of the sender's bitmap (`controller.pair.exchange`)."""
+    COMPARE = 21
+    """Digests of the sender's blocks, or none where it has a hole: which of yours differ?"""
 
 
 NUMBERED = frozenset(kind for kind in Kind if kind >= Kind.CONTROL)
 FLAG_COPY = 1
-"""WRITE, DISCARD: sent by a resync. FLUSH: bits of what it covers may be cleared."""
+"""WRITE, DISCARD, COMPARE: sent by a resync. FLUSH: bits of what it covers may be cleared."""
+FLAG_DOUBT = 2
+"""BITMAP: these blocks are marked only because a crash may have changed them."""
+DIGEST_BYTES = 16
+COMPARED_BLOCK_BYTES = 4096
+MAX_COMPARE_BYTES = 4 << 20
+"""Data that one COMPARE with digests covers at most; a hole may be as long as a discard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,5 +143,18 @@ def _check_sizes(kind: Kind, offset: int, length: int, size: int) -> None:
         raise FrameError(f"WRITE of {length} bytes with {size} bytes of data")
     if kind is Kind.DISCARD and (size != 0 or not 0 < length <= MAX_DISCARD_BYTES):
         raise FrameError(f"DISCARD of {length} bytes")
+    if kind is Kind.COMPARE:
+        _check_compare(offset, length, size)
     if offset + length > 1 << 63:
         raise FrameError("offset out of range")
+
+
+def _check_compare(offset: int, length: int, size: int) -> None:
+    whole = length > 0 and not (offset % COMPARED_BLOCK_BYTES or length % COMPARED_BLOCK_BYTES)
+    if size:
+        fits = length <= MAX_COMPARE_BYTES
+        fits = fits and size == length // COMPARED_BLOCK_BYTES * DIGEST_BYTES
+    else:
+        fits = length <= MAX_DISCARD_BYTES
+    if not (whole and fits):
+        raise FrameError(f"COMPARE of {length} bytes with {size} bytes of digests")

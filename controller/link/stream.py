@@ -13,13 +13,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from controller.link.channel import Control, Receiver, Ticket
+from controller.link.channel import Control, Inquiry, Receiver, Ticket
 from controller.link.frames import (
+    COMPARED_BLOCK_BYTES,
     FLAG_COPY,
+    FLAG_DOUBT,
     HEADER_BYTES,
     MAX_CONTROL_BYTES,
-    MAX_DISCARD_BYTES,
-    MAX_PAYLOAD_BYTES,
     NODE,
     NUMBERED,
     Frame,
@@ -49,6 +49,17 @@ class _Sent:
         self.pair = pair
         self.size_bytes = size_bytes
         self.ticket = ticket
+
+
+class _Asked:
+    """A comparison that the peer hasn't answered."""
+
+    __slots__ = ("blocks", "inquiry", "pair")
+
+    def __init__(self, pair: bytes, blocks: int, inquiry: Inquiry) -> None:
+        self.pair = pair
+        self.blocks = blocks
+        self.inquiry = inquiry
 
 
 class _Arrived:
@@ -86,6 +97,7 @@ class Stream:
         self._next_in = 1
         self._sent: deque[_Sent] = deque()
         self._flushes: dict[int, _Sent] = {}
+        self._inquiries: dict[int, _Asked] = {}
         self._arrived: deque[_Arrived] = deque()
         self._acked_in = 0
         self._told_acked = 0
@@ -105,9 +117,13 @@ class Stream:
         length_bytes: int = 0,
     ) -> int:
         """Number a frame and send it; returns the bytes it takes on the wire."""
-        assert self.open
-        sequence = self._next_out
-        self._next_out += 1
+        sequence = self._number()
+        sent = _Sent(sequence, pair, len(payload), ticket)
+        if kind is Kind.FLUSH:
+            self._flushes[sequence] = sent
+        else:
+            self._sent.append(sent)
+            self.backlog_bytes += len(payload)
         header = encode_header(
             kind,
             pair,
@@ -117,14 +133,39 @@ class Stream:
             length_bytes=length_bytes,
             payload=payload,
         )
-        sent = _Sent(sequence, pair, len(payload), ticket)
-        if kind is Kind.FLUSH:
-            self._flushes[sequence] = sent
-        else:
-            self._sent.append(sent)
-            self.backlog_bytes += len(payload)
         self._send(header, payload)
         return HEADER_BYTES + len(payload)
+
+    def ask(
+        self,
+        pair: bytes,
+        offset_bytes: int,
+        length_bytes: int,
+        digests: bytes,
+        inquiry: Inquiry,
+        flags: int,
+    ) -> int:
+        """Send a COMPARE at this point of the stream; returns the bytes it takes on the wire."""
+        sequence = self._number()
+        blocks = length_bytes // COMPARED_BLOCK_BYTES
+        self._inquiries[sequence] = _Asked(pair, blocks, inquiry)
+        header = encode_header(
+            Kind.COMPARE,
+            pair,
+            flags=flags,
+            sequence=sequence,
+            offset_bytes=offset_bytes,
+            length_bytes=length_bytes,
+            payload=digests,
+        )
+        self._send(header, digests)
+        return HEADER_BYTES + len(digests)
+
+    def _number(self) -> int:
+        assert self.open
+        sequence = self._next_out
+        self._next_out += 1
+        return sequence
 
     def send_control(self, pair: bytes, message: Control) -> int:
         """Send JSON at this point of the stream."""
@@ -151,6 +192,8 @@ class Stream:
             self._ack(frame.sequence)
         elif frame.kind is Kind.FLUSHED:
             self._flushed(frame)
+        elif frame.kind is Kind.COMPARED:
+            self._compared(frame)
         elif frame.kind in (Kind.PING, Kind.PONG):
             return
         else:
@@ -163,6 +206,9 @@ class Stream:
         copy = bool(frame.flags & FLAG_COPY)
         if frame.kind is Kind.FLUSH:
             self._flush(frame.sequence, receiver, copy=copy)
+            return
+        if frame.kind is Kind.COMPARE:
+            self._compare(frame, receiver, copy=copy)
             return
         arrived = _Arrived(self, frame.sequence)
         self._arrived.append(arrived)
@@ -184,7 +230,7 @@ class Stream:
         elif frame.kind is Kind.DISCARD:
             receiver.on_discard(frame.offset_bytes, frame.length_bytes, arrived.applied, copy=copy)
         else:
-            receiver.on_bitmap(frame.payload)
+            receiver.on_bitmap(frame.payload, doubt=bool(frame.flags & FLAG_DOUBT))
             arrived.done = True
         self.settle()
 
@@ -199,6 +245,25 @@ class Stream:
             flushed("unknown pair")
         else:
             receiver.on_flush(flushed, copy=copy)
+
+    def _compare(self, frame: Frame, receiver: Receiver | None, *, copy: bool) -> None:
+        sequence, blocks = frame.sequence, frame.length_bytes // COMPARED_BLOCK_BYTES
+
+        def compared(differing: int | None) -> None:
+            if self.open:
+                bits = b"" if not differing else differing.to_bytes(-(-blocks // 8), "little")
+                length = 1 if differing is None else 0
+                header = encode_header(
+                    Kind.COMPARED, sequence=sequence, length_bytes=length, payload=bits
+                )
+                self._send(header, bits)
+
+        if receiver is None:
+            compared(None)
+        else:
+            receiver.on_compare(
+                frame.offset_bytes, frame.length_bytes, bytes(frame.payload), compared, copy=copy
+            )
 
     def applied_one(self) -> None:
         """A frame has taken effect; outside of a batch nobody else would tell the peer."""
@@ -245,6 +310,15 @@ class Stream:
             else:
                 entry.ticket.acked()
 
+    def _compared(self, frame: Frame) -> None:
+        asked = self._inquiries.pop(frame.sequence, None)
+        if asked is None:
+            raise FrameError(f"answer to compare #{frame.sequence}, which was never sent")
+        differing = int.from_bytes(frame.payload, "little")
+        if differing >> asked.blocks:
+            raise FrameError(f"compare #{frame.sequence} was answered for too many blocks")
+        asked.inquiry.compared(None if frame.length_bytes else differing)
+
     # ------------------------------------------------------------ ends
 
     def forget(self, pair: bytes) -> None:
@@ -253,6 +327,10 @@ class Stream:
             if entry.pair == pair and entry.ticket is not None:
                 ticket, entry.ticket = entry.ticket, None
                 ticket.lost()
+        # An answer may come still: it finds somebody who has stopped asking.
+        for asked in self._inquiries.values():
+            if asked.pair == pair:
+                asked.inquiry.lost()
 
     def close(self) -> None:
         """The connection is gone: every ticket is lost, in order."""
@@ -260,6 +338,7 @@ class Stream:
             return
         self.open = False
         entries = [*self._sent, *self._flushes.values()]
+        asked, self._inquiries = list(self._inquiries.values()), {}
         self._sent.clear()
         self._flushes.clear()
         self._arrived.clear()
@@ -267,92 +346,8 @@ class Stream:
         for entry in entries:
             if entry.ticket is not None:
                 entry.ticket.lost()
-
-
-class StreamChannel:
-    """A pair's `Channel` on a stream: splits what is too long for a frame."""
-
-    def __init__(self, stream: Stream, pair: bytes, receiver: Receiver) -> None:
-        self._stream = stream
-        self._pair = pair
-        self._receiver = receiver
-
-    @property
-    def alive(self) -> bool:
-        """Whether the connection stands."""
-        return self._stream.open
-
-    @property
-    def backlog_bytes(self) -> int:
-        """Data of all pairs on the way."""
-        return self._stream.backlog_bytes
-
-    def write(self, offset_bytes: int, data: memoryview, ticket: Ticket, *, copy: bool) -> None:
-        """Send data in frames of at most 1 MiB; the last one's acknowledgement is the ticket's.
-
-        While a stream closes its tickets are lost one by one, and whoever waited for one may
-        write again at once: on a closed stream the ticket is lost before this returns.
-        """
-        if not self._stream.open:
-            ticket.lost()
-            return
-        flags = FLAG_COPY if copy else 0
-        size = len(data)
-        for at in range(0, size, MAX_PAYLOAD_BYTES):
-            piece = data[at : at + MAX_PAYLOAD_BYTES]
-            wire_bytes = self._stream.send(
-                Kind.WRITE,
-                self._pair,
-                piece,
-                ticket=ticket if at + MAX_PAYLOAD_BYTES >= size else None,
-                flags=flags,
-                offset_bytes=offset_bytes + at,
-                length_bytes=len(piece),
-            )
-            self._receiver.count_wire(wire_bytes)
-
-    def discard(self, offset_bytes: int, length_bytes: int, ticket: Ticket, *, copy: bool) -> None:
-        """Send discards of at most 128 MiB."""
-        if not self._stream.open:
-            ticket.lost()
-            return
-        flags = FLAG_COPY if copy else 0
-        for at in range(0, length_bytes, MAX_DISCARD_BYTES):
-            piece_bytes = min(MAX_DISCARD_BYTES, length_bytes - at)
-            wire_bytes = self._stream.send(
-                Kind.DISCARD,
-                self._pair,
-                ticket=ticket if at + piece_bytes == length_bytes else None,
-                flags=flags,
-                offset_bytes=offset_bytes + at,
-                length_bytes=piece_bytes,
-            )
-            self._receiver.count_wire(wire_bytes)
-
-    def flush(self, ticket: Ticket, *, copy: bool) -> None:
-        """Ask for durability."""
-        if not self._stream.open:
-            ticket.lost()
-            return
-        flags = FLAG_COPY if copy else 0
-        wire_bytes = self._stream.send(Kind.FLUSH, self._pair, ticket=ticket, flags=flags)
-        self._receiver.count_wire(wire_bytes)
-
-    def control(self, message: Control) -> None:
-        """Send JSON."""
-        if not self._stream.open:
-            return
-        self._receiver.count_wire(self._stream.send_control(self._pair, message))
-
-    def bitmap(self, payload: bytes) -> None:
-        """Send pages."""
-        if not self._stream.open:
-            return
-        self._receiver.count_wire(self._stream.send(Kind.BITMAP, self._pair, payload))
-
-    def forget(self) -> None:
-        """End this pair's tickets."""
-        self._stream.forget(self._pair)
+        for each in asked:
+            each.inquiry.lost()
 
 
 def parse_json(payload: memoryview | bytes) -> Control:

@@ -16,10 +16,13 @@ class Asked:
     """A command with its parameters."""
 
     command: Command
-    direction: Direction = Direction.FORWARD
+    direction: Direction | None = None
     full: bool = False
     force: bool = False
     label: str = ""
     writable: bool = False
     expect_generation: str | None = None
     rate_limit_bytes_per_s: int | None = None
+    resolve: bool = False
+    """Only a split-brain is to be ended, in the direction given."""
+    repair: bool = False

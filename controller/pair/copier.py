@@ -1,10 +1,11 @@
 """The copy of a resync: marked blocks go to the other side while hosts go on writing.
 
 Owns the cursor, the window and the batches of one run from source to target. Host writes are
-mirrored in the same stream meanwhile, so a block is read and sent in one step; where a read had
-to wait for the disk and a write overtook it, it is read again. Bits are cleared a batch at a
-time, after both sides have flushed (law L2). Ends by calling `done`; a lost channel stops it
-and leaves every bit that was not cleared, from where the next run goes on.
+mirrored in the same stream meanwhile, so a block is read and sent in one step. Bits are cleared
+a batch at a time, after both sides have flushed (law L2). A block that is marked only because a
+crash may have changed it is compared by digest first, and travels when it differs. Ends by
+calling `done`; a lost channel stops it and leaves every bit that was not cleared, from where the
+next run goes on.
 """
 
 from __future__ import annotations
@@ -15,17 +16,18 @@ from typing import Protocol
 from controller.api.messages import Progress
 from controller.link.channel import Channel
 from controller.link.frames import MAX_DISCARD_BYTES
+from controller.pair.comparing import digests_of
 from controller.pair.messages import Cleared
 from controller.pair.pace import Meter, RateCap
-from controller.volume.bitmap import BLOCK_BYTES, DirtyBitmap
+from controller.pair.reading import CHUNK_BYTES, SourceReader
+from controller.volume.bitmap import BLOCK_BYTES, DirtyBitmap, runs_of
 from controller.volume.store import StoreError
 from controller.volume.volume import Volume
 
-CHUNK_BYTES = 256 << 10
 WINDOW_BYTES = 8 << 20
 BATCH_BYTES = 64 << 20
 DISCARD_WEIGHT_BYTES = 64 << 10
-"""What a discard of any length counts for, beside data."""
+"""What a discard of any length or a comparison counts for, beside data."""
 STEP_BYTES = 4 << 20
 """Sent at most in one go before the loop gets a turn."""
 
@@ -80,6 +82,23 @@ class _Barrier:
         self.copier.stop()
 
 
+class _Inquiry:
+    """Blocks in doubt that the target compares."""
+
+    __slots__ = ("copier", "count", "first")
+
+    def __init__(self, copier: Copier, first: int, count: int) -> None:
+        self.copier = copier
+        self.first = first
+        self.count = count
+
+    def compared(self, differing: int | None) -> None:
+        self.copier.compared(self.first, self.count, differing)
+
+    def lost(self) -> None:
+        self.copier.stop()
+
+
 class Copier:
     """One run over a source's bitmap. The bitmap gains no bits while it runs, short of errors."""
 
@@ -87,6 +106,7 @@ class Copier:
         self,
         volume: Volume,
         bitmap: DirtyBitmap,
+        doubt: DirtyBitmap | None,
         channel: Channel,
         clock: Clock,
         rate_limit_bytes_per_s: int | None,
@@ -96,13 +116,14 @@ class Copier:
         self._volume = volume
         self._store = volume.store
         self._bitmap = bitmap
+        self._doubt = doubt
         self._channel = channel
         self._clock = clock
         self._done = done
         self._failed = failed
         self._cap = RateCap(rate_limit_bytes_per_s, clock.now_s())
         self._meter = Meter(clock.now_s())
-        self._buffer = bytearray(CHUNK_BYTES)
+        self.reader = SourceReader(volume.store)
         self._cursor = 0
         self._in_flight_bytes = 0
         self._batch: list[tuple[int, int]] = []
@@ -111,12 +132,12 @@ class Copier:
         self._flushes_left = 0
         self._active = True
         self._pumping = False
-        self._reading: tuple[int, int] | None = None
-        self._overtaken = False
+        self._comparing = 0
         self._cancel_timer: Callable[[], None] | None = None
         self.union_bytes = bitmap.dirty_bytes
         self.left_bytes = self.union_bytes
         self.payload_bytes = 0
+        self.compared_bytes = 0
         self.ended = False
         """Everything is copied, flushed on both sides, and cleared here."""
 
@@ -132,14 +153,9 @@ class Copier:
     def stop(self) -> None:
         """Give up: the channel is gone or the pair has another plan."""
         self._active = False
+        self.reader.stop()
         if self._cancel_timer is not None:
             self._cancel_timer()
-
-    def overtake(self, offset_bytes: int, length_bytes: int) -> None:
-        """A write was submitted: what is being read from disk there is old."""
-        reading = self._reading
-        if reading is not None and offset_bytes < reading[1] * BLOCK_BYTES:
-            self._overtaken |= offset_bytes + length_bytes > reading[0] * BLOCK_BYTES
 
     def pump(self) -> None:
         """Send as much as window, cap and politeness allow."""
@@ -164,7 +180,7 @@ class Copier:
         self._pumping = False
 
     def _may_send(self) -> bool:
-        return self._active and self._reading is None and self._in_flight_bytes < WINDOW_BYTES
+        return self._active and not self.reader.busy and self._in_flight_bytes < WINDOW_BYTES
 
     def _again(self, delay_s: float) -> None:
         if self._cancel_timer is not None:
@@ -173,6 +189,12 @@ class Copier:
 
     def _send_run(self, first: int, count: int) -> int:
         offset_bytes = first * BLOCK_BYTES
+        if self._doubt is not None:
+            doubtful = self._doubt.next_run(first, CHUNK_BYTES // BLOCK_BYTES)
+            if doubtful is not None and doubtful[0] == first:
+                return self._compare(first, min(count, doubtful[1]))
+            if doubtful is not None:
+                count = min(count, doubtful[0] - first)
         data_at = self._store.next_data(offset_bytes)
         if data_at is None or data_at >= offset_bytes + BLOCK_BYTES:
             if data_at is not None:
@@ -186,28 +208,18 @@ class Copier:
         return count * BLOCK_BYTES
 
     def _read(self, first: int, count: int) -> None:
-        self._reading = (first, first + count)
-        self._overtaken = False
-        data = memoryview(self._buffer)[: count * BLOCK_BYTES]
-
-        def read(error: StoreError | None) -> None:
-            self._reading = None
-            if not self._active:
-                return
-            if error is not None:
-                self.stop()
-                self._failed(error)
-                return
-            if self._overtaken:
-                self._read(first, count)
-                return
+        def send(data: memoryview) -> None:
             self._sent(first, count, len(data))
             self._cap.spent(len(data))
             piece = _Piece(self, len(data), len(data))
             self._channel.write(first * BLOCK_BYTES, data, piece, copy=True)
             self.pump()
 
-        self._store.read(first * BLOCK_BYTES, data, read)
+        self.reader.read(first, count, send, self._unreadable)
+
+    def _unreadable(self, error: StoreError) -> None:
+        self.stop()
+        self._failed(error)
 
     def _sent(self, first: int, count: int, payload_bytes: int) -> None:
         self._cursor = first + count
@@ -221,6 +233,40 @@ class Copier:
         self._in_flight_bytes -= weight_bytes
         self.left_bytes = max(0, self.left_bytes - size_bytes)
         self._meter.add(size_bytes, self._clock.now_s())
+        self.pump()
+
+    # ------------------------------------------------------------ doubt
+
+    def _compare(self, first: int, count: int) -> int:
+        """Ask which of these blocks differ; their bits are dealt with when the answer is there."""
+
+        def ask(data: memoryview) -> None:
+            digests = digests_of(data)
+            self._cursor = first + count
+            self._comparing += 1
+            self._in_flight_bytes += DISCARD_WEIGHT_BYTES
+            self.compared_bytes += len(data)
+            self._cap.spent(len(digests))
+            inquiry = _Inquiry(self, first, count)
+            self._channel.compare(first * BLOCK_BYTES, len(data), digests, inquiry, copy=True)
+            self.pump()
+
+        self.reader.read(first, count, ask, self._unreadable)
+        return count * BLOCK_BYTES
+
+    def compared(self, first: int, count: int, differing: int | None) -> None:
+        """The target has compared: what is equal needs a flush only, the rest travels."""
+        if not self._active:
+            return
+        assert self._doubt is not None
+        self._doubt.clear(first, count)
+        self._comparing -= 1
+        self._in_flight_bytes -= DISCARD_WEIGHT_BYTES
+        equal = 0 if differing is None else ~differing & (1 << count) - 1
+        for at, length in runs_of(equal):
+            self._batch.append((first + at, length))
+            self.left_bytes = max(0, self.left_bytes - length * BLOCK_BYTES)
+            self._meter.add(length * BLOCK_BYTES, self._clock.now_s())
         self.pump()
 
     # ------------------------------------------------------------ clearing bits
@@ -253,12 +299,12 @@ class Copier:
         self.pump()
 
     def _end_of_pass(self) -> None:
-        if self._flushes_left:
+        if self._flushes_left or self._comparing:
             return
         if self._batch:
             self._flush_batch()
         elif len(self._bitmap):
-            # Marked behind the cursor: a store failed a write meanwhile.
+            # Behind the cursor: blocks that were in doubt and differ, or a store failed a write.
             self._cursor = 0
             self.left_bytes = self._bitmap.dirty_bytes
             self._again(0)

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 
 from controller.api.messages import PairState
 from controller.pair import messages as msg
-from controller.pair.copier import Copier
-from controller.pair.exchange import encode
 from controller.pair.table import Event, after
 from controller.volume.store import StoreError, finished
 
@@ -67,6 +65,7 @@ class Follower:
         owner = self._owner
         if isinstance(message, msg.Report):
             owner.report = message
+            owner.see_split_brain()
             owner.talk.send(owner.own_report())
         elif isinstance(message, msg.Prepare):
             await self._prepare(message)
@@ -118,8 +117,7 @@ class Follower:
         await owner.services.commit()
         owner.talk.still(channel)
         side.follow()
-        for payload in encode(side.bitmap):
-            channel.bitmap(payload)
+        side.send_bitmap(channel)
         owner.talk.send(msg.Prepared(dirty_bytes=side.bitmap.dirty_bytes))
 
     def _refuse(self, reason: str) -> None:
@@ -132,6 +130,7 @@ class Follower:
             return
         channel = owner.talk.epoch()
         side.bitmap.clear_all()
+        side.doubt = None
         side.volume.state.consistent = True
         side.volume.state.generation = record.current
         side.counting_wire = False
@@ -178,16 +177,7 @@ class Follower:
         owner.talk.send(
             msg.Started(union_bytes=side.union_bytes, discarded_bytes=side.discarded_bytes)
         )
-        side.copier = Copier(
-            side.volume,
-            side.bitmap,
-            channel,
-            side.clock,
-            record.rate_limit_bytes_per_s,
-            owner.copied,
-            failed,
-        )
-        side.copier.pump()
+        side.start_copier(channel, owner.copied, failed)
 
     async def copied_back(self) -> None:
         """The copier has ended: the target says so on its disk, then we do on ours."""
@@ -195,14 +185,14 @@ class Follower:
         copier, channel = side.copier, owner.talk.epoch()
         if record.state is not PairState.RCPY or copier is None or not copier.ended:
             return
-        side.payload_bytes = copier.payload_bytes
         await finished(side.bitmap_file.save)
         owner.talk.still(channel)
         owner.talk.send(msg.Finish())
 
     async def _copied_back(self) -> None:
         side, owner, record = self._side, self._owner, self._record
-        side.copier = None
+        side.end_copier()
+        side.doubt = None
         side.counting_wire = False
         record.goal = "mirror"
         owner.set_state(PairState.PAIR)

@@ -14,9 +14,8 @@ from controller.api.errors import RejectedError
 from controller.api.messages import Direction, PairState, Role
 from controller.pair import messages as msg
 from controller.pair.asked import Asked
-from controller.pair.copier import Copier
-from controller.pair.exchange import encode
 from controller.pair.generations import Decision, How, Rule, Side, decide
+from controller.pair.standing import NAME_THE_VICTIM
 from controller.pair.table import Answer, Command
 from controller.volume.store import StoreError, finished
 
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 _REFUSALS = {
     Rule.SPLIT_BRAIN: (
         Code.SPLIT_BRAIN,
-        "name the side to keep: trilun pair resync {name} (keeps the P-VOL) or with --reverse",
+        NAME_THE_VICTIM,
     ),
     Rule.FULL_COPY: (Code.FULL_COPY_NEEDED, "allow it: trilun pair resync {name} --full"),
     Rule.UNRELATED: (Code.UNRELATED, "to overwrite one side all the same, add --full"),
@@ -105,15 +104,9 @@ class Leader:
                 f"the other side of '{record.name}' can't be reached",
                 "restore the link; trilun status shows why it is down",
             )
-        report = await self._ask_report()
+        report = await self.ask_report()
         direction = None if automatic else asked.direction
-        decision = self._decide(report, direction, full=asked.full)
-        if automatic and record.goal == "mirror" and decision.direction is Direction.REVERSE:
-            raise RejectedError(
-                Code.SPLIT_BRAIN,
-                f"'{record.name}': {decision.rule.value}, and nobody asked for that",
-                f"trilun pair resync {record.name} --reverse, or without to discard those writes",
-            )
+        decision = self._decide(report, direction, full=asked.full, resolve=asked.resolve)
         if decision.direction is Direction.REVERSE:
             self._check_exclusive(force=asked.force or record.goal == "reverse")
         elif report.in_use:
@@ -130,7 +123,9 @@ class Leader:
             await self._reverse(report.current)
         owner.services.changed(self._side)
 
-    def _decide(self, report: msg.Report, asked: Direction | None, *, full: bool) -> Decision:
+    def _decide(
+        self, report: msg.Report, asked: Direction | None, *, full: bool, resolve: bool
+    ) -> Decision:
         record = self._record
         volume = self._side.volume
         if not volume.state.healthy:
@@ -143,11 +138,27 @@ class Leader:
             )
         mine = record.side(consistent=volume.state.consistent)
         theirs = Side(report.current, report.baseline, tuple(report.history), report.consistent)
+        by_itself = decide(mine, theirs, None, full=False)
+        if resolve and by_itself.rule is not Rule.SPLIT_BRAIN:
+            raise RejectedError(
+                Code.WRONG_STATE,
+                f"'{record.name}' has no split-brain: {by_itself.rule.value}",
+                f"trilun pair resync {record.name}",
+            )
+        if asked is None and full and by_itself.rule in (Rule.FULL_COPY, Rule.UNRELATED):
+            asked = Direction.FORWARD
         decision = decide(mine, theirs, asked, full=full)
         if decision.how is How.REFUSE:
             code, step = _REFUSALS[decision.rule]
             raise RejectedError(
                 code, f"'{record.name}': {decision.rule.value}", step.format(name=record.name)
+            )
+        if asked is None and decision.direction is Direction.REVERSE:
+            raise RejectedError(
+                Code.DIRECTION_NEEDED,
+                f"'{record.name}': only the S-VOL was written since they parted",
+                f"keep that: trilun pair resync {record.name} --reverse; "
+                f"or discard it: trilun pair resync {record.name} --forward",
             )
         return decision
 
@@ -234,16 +245,7 @@ class Leader:
         def failed(error: StoreError) -> None:
             owner.store_failed(str(error))
 
-        side.copier = Copier(
-            side.volume,
-            side.bitmap,
-            side.channel,
-            side.clock,
-            self._record.rate_limit_bytes_per_s,
-            owner.copied,
-            failed,
-        )
-        side.copier.pump()
+        side.start_copier(side.channel, owner.copied, failed)
 
     async def copied(self) -> None:
         """The forward copy has ended: say so on disk, on both sides."""
@@ -255,15 +257,17 @@ class Leader:
             # The source is the target of another pair's copy just now: a mirror of it is no
             # point in time either (law L7). `Pairs.in_sync` comes back here.
             return
-        side.payload_bytes = copier.payload_bytes
         await finished(side.bitmap_file.save)
         owner.talk.still(channel)
         await owner.talk.converse(msg.Finish(), msg.Finished)
         owner.talk.still(channel)
         if side.copier is not copier:
             return
-        side.copier = None
+        side.end_copier()
+        side.doubt = None
         side.counting_wire = False
+        if side.verifier is not None:
+            side.verifier.copied()
         owner.set_state(PairState.PAIR)
         await owner.save()
         owner.services.in_sync(side)
@@ -285,7 +289,7 @@ class Leader:
         owner.talk.still(channel)
         dirty_bytes = side.bitmap.dirty_bytes
         side.discarded_bytes = dirty_bytes
-        self._send_bitmap()
+        side.send_bitmap(channel)
         reverse = msg.Reverse(
             agreed=current,
             dirty_bytes=dirty_bytes,
@@ -306,11 +310,6 @@ class Leader:
         side.union_bytes = reply.union_bytes
         side.sink_left_bytes = reply.union_bytes
 
-    def _send_bitmap(self) -> None:
-        if self._side.channel is not None:
-            for payload in encode(self._side.bitmap):
-                self._side.channel.bitmap(payload)
-
     async def take(self, message: msg.Message) -> None:
         """A message that nobody was waiting for."""
         if isinstance(message, msg.Finish) and self._record.state is PairState.RCPY:
@@ -320,6 +319,7 @@ class Leader:
         side, owner, record = self._side, self._owner, self._record
         channel = owner.talk.epoch()
         side.bitmap.clear_all()
+        side.doubt = None
         record.goal = "mirror"
         side.volume.state.consistent = True
         side.volume.state.generation = record.current
@@ -353,7 +353,7 @@ class Leader:
     async def opened(self) -> None:
         """The link is up: go on with what the record says."""
         record, owner = self._record, self._owner
-        report = await self._ask_report()
+        report = await self.ask_report()
         if report.size_bytes != self._side.volume.size_bytes:
             owner.halt(
                 f"the volumes have different sizes: {self._side.volume.size_bytes} and "
@@ -369,7 +369,8 @@ class Leader:
             if record.state is PairState.PSUE and not record.halted:
                 # The link broke while a copy was being prepared: the split stands.
                 owner.set_state(PairState.PSUS)
-            record.reason = ""
+            record.reason = record.next_step = ""
+            owner.see_split_brain()
             owner.services.changed(self._side)
         elif not record.halted and record.state is PairState.PSUE:
             await self._resume()
@@ -388,8 +389,10 @@ class Leader:
             self._owner.services.changed(self._side)
             raise
 
-    async def _ask_report(self) -> msg.Report:
+    async def ask_report(self) -> msg.Report:
+        """Where the other side stands now."""
         reply = await self._owner.talk.converse(self._owner.own_report(), msg.Report)
         assert isinstance(reply, msg.Report)
         self._owner.report = reply
+        self._owner.see_split_brain()
         return reply

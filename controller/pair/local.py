@@ -6,7 +6,7 @@ in the order of the target's own write queue.
 
 from __future__ import annotations
 
-from controller.link.channel import Applied, Control, Receiver, Ticket
+from controller.link.channel import Applied, Control, Inquiry, Receiver, Ticket
 
 
 def _applied(ticket: Ticket) -> Applied:
@@ -45,9 +45,15 @@ class LocalChannel:
         if self.alive:
             self._receiver.on_control(message)
 
-    def bitmap(self, payload: bytes) -> None:
+    def bitmap(self, payload: bytes, *, doubt: bool = False) -> None:
         """Hand pages over."""
-        self._receiver.on_bitmap(payload)
+        self._receiver.on_bitmap(payload, doubt=doubt)
+
+    def compare(
+        self, offset_bytes: int, length_bytes: int, digests: bytes, inquiry: Inquiry, *, copy: bool
+    ) -> None:
+        """Ask which blocks differ."""
+        self._receiver.on_compare(offset_bytes, length_bytes, digests, inquiry.compared, copy=copy)
 
     def forget(self) -> None:
         """Nothing is on the way: every frame was answered one by one."""

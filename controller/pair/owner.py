@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from controller.api.codes import Code, Verdict
@@ -19,11 +20,14 @@ from controller.api.messages import Direction, PairState, Role
 from controller.link.channel import Channel
 from controller.pair import messages as msg
 from controller.pair.asked import Asked
+from controller.pair.auditor import Auditor
 from controller.pair.conversation import Conversation, LinkLost
 from controller.pair.follower import Follower
+from controller.pair.generations import Rule
 from controller.pair.leader import Leader
 from controller.pair.services import PairServices
 from controller.pair.side import PairSide
+from controller.pair.standing import NAME_THE_VICTIM, report_of, split_brain
 from controller.pair.table import Answer, Command, Event, after, answer
 from controller.volume.store import StoreError, finished
 
@@ -63,6 +67,15 @@ class PairOwner:
         self.talk = Conversation(side)
         self._leader = Leader(self)
         self._follower = Follower(self)
+        self._auditor = Auditor(self, self._leader)
+        leads = self.record.role is Role.P_VOL
+        self._inner: dict[str, Callable[[], Awaitable[None]]] = {
+            "opened": self._leader.opened,
+            "copied": self._leader.copied if leads else self._follower.copied_back,
+            "verified": self._auditor.ended,
+            "persist": self.services.commit,
+            "caught up": self._caught_up,
+        }
         self._task: asyncio.Task[None] | None = None
         self._retired = False
 
@@ -211,18 +224,14 @@ class PairOwner:
 
     def own_report(self) -> msg.Report:
         """Where this side stands."""
-        record, volume = self.record, self.side.volume
-        return msg.Report(
-            state=record.state,
-            goal=record.goal,
-            current=record.current,
-            baseline=record.baseline,
-            history=record.history,
-            consistent=volume.state.consistent and volume.state.healthy,
-            dirty_bytes=self.side.bitmap.dirty_bytes,
-            size_bytes=volume.size_bytes,
-            in_use=self.services.use_of(self.side),
-        )
+        return report_of(self.side, self.services.use_of(self.side))
+
+    def see_split_brain(self) -> None:
+        """Show what the other side's report says of a split-brain, on this side too."""
+        if split_brain(self.side, self.report):
+            self.record.reason = Rule.SPLIT_BRAIN.value
+            self.record.next_step = NAME_THE_VICTIM.format(name=self.record.name)
+            self.services.changed(self.side)
 
     async def drained(self) -> None:
         """Wait until no write of a host is on its way into the volume."""
@@ -251,6 +260,9 @@ class PairOwner:
         done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._inbox.put_nowait(("caught up", done))
         await done
+
+    async def _caught_up(self) -> None:
+        """A mark in the inbox: what came before it has been dealt with."""
 
     async def save(self) -> None:
         """Make bits and record durable."""
@@ -322,16 +334,8 @@ class PairOwner:
             return await self._command(item)
         if isinstance(item, msg.Mark):
             return await self._leader.mark(item)
-        if item == "opened":
-            await self._leader.opened()
-        elif item == "copied":
-            await (
-                self._leader.copied()
-                if self.record.role is Role.P_VOL
-                else self._follower.copied_back()
-            )
-        elif item == "persist":
-            await self.services.commit()
+        if isinstance(item, str):
+            await self._inner[item]()
         elif isinstance(item, Delivered):
             if item.channel is not self.side.channel:
                 log.info("pair %s: %r of an old epoch dropped", self.record.name, item.message)
@@ -352,6 +356,8 @@ class PairOwner:
         if command is Command.RESYNC and asked.direction is Direction.REVERSE:
             command = Command.REVERSE
         row = answer(self.record.state, command, self.record.name)
+        if asked.resolve and self.record.state is PairState.PAIR:
+            row = answer(PairState.PAIR, Command.RESYNC, self.record.name)
         forced = command is Command.DELETE and asked.force
         if self.record.role is Role.S_VOL and row.verdict is Verdict.ACCEPTED and not forced:
             # Rule 1 of the table: the P-VOL's side decides, and can't be asked now.
@@ -379,6 +385,8 @@ class PairOwner:
             await self._leader.resync(asked, automatic=False)
         elif command is Command.DELETE:
             await self._leader.delete(force=asked.force)
+        elif command is Command.VERIFY:
+            return self._auditor.begin(asked, row)
         return row
 
     def _check_generation(self, asked: Asked) -> None:

@@ -13,13 +13,17 @@ from collections.abc import Callable
 from typing import Protocol
 
 from controller.api.messages import Fence, Mode, PairKind, PairState, Role
-from controller.link.channel import Applied, Channel, Control
-from controller.pair.copier import Clock, Copier
-from controller.pair.exchange import merge
+from controller.link.channel import Applied, Channel, Compared, Control
+from controller.pair.comparing import Comparer
+from controller.pair.copier import Clock, Copier, CopyFailed
+from controller.pair.exchange import encode, merge
 from controller.pair.messages import PairMessage, Started, parse
 from controller.pair.pace import Meter
+from controller.pair.reading import SourceReader
 from controller.pair.record import PairRecord
-from controller.volume.bitmap import DirtyBitmap, block_range
+from controller.pair.tickets import Flushed, Mirrored
+from controller.pair.verifier import Verifier
+from controller.volume.bitmap import BLOCK_BYTES, DirtyBitmap, block_range, runs_of
 from controller.volume.bitmap_file import BitmapFile
 from controller.volume.store import StoreDone, StoreError
 from controller.volume.tracker import FlushOp
@@ -47,47 +51,6 @@ class SideEvents(Protocol):
         """This side's store refused something that the mirror depends on."""
 
 
-class _Mirrored:
-    """The ticket of a host write that was sent to the other side."""
-
-    __slots__ = ("answers", "op", "side")
-
-    def __init__(self, side: PairSide, op: WriteOp, *, answers: bool) -> None:
-        self.side = side
-        self.op = op
-        self.answers = answers
-
-    def acked(self) -> None:
-        if self.answers:
-            self.op.end()
-        else:
-            self.op.unpin()
-
-    def lost(self) -> None:
-        self.side.mark(self.op.offset_bytes, self.op.length_bytes)
-        if self.answers:
-            self.op.end(self.side.fence_error())
-        else:
-            self.op.unpin()
-
-
-class _Flushed:
-    """The ticket of a host's flush on the other side."""
-
-    __slots__ = ("flush", "side")
-
-    def __init__(self, side: PairSide, flush: FlushOp) -> None:
-        self.side = side
-        self.flush = flush
-
-    def acked(self) -> None:
-        self.flush.end()
-
-    def lost(self) -> None:
-        # Without the peer the data is durable here, and marked where the peer may lack it.
-        self.flush.end(self.side.fence_error())
-
-
 class PairSide:
     """A side: its record, its bitmap, its volume, and its way to the other side."""
 
@@ -109,13 +72,21 @@ class PairSide:
         self.sinking = False
         self.peer_suspended = False
         """The other side is known not to take writes for this pair (fence level status)."""
+        self.doubt: DirtyBitmap | None = None
+        """What is marked only because a crash, of this side or the other, may have changed it."""
         self.copier: Copier | None = None
+        self.verifier: Verifier | None = None
+        """The last comparison, or the one that runs."""
+        self.reader: SourceReader | None = None
+        """What reads the volume for the copier or the verifier."""
+        self.comparer = Comparer(volume)
         self.events: SideEvents
         self.wire_bytes = 0
         self.counting_wire = False
         self.payload_bytes = 0
         self.union_bytes = 0
         self.discarded_bytes = 0
+        self.compared_bytes = 0
         self.sink_left_bytes = 0
         self.meter = Meter(clock.now_s())
         self._received: list[tuple[int, int]] = []
@@ -165,8 +136,8 @@ class PairSide:
 
     def mirror(self, op: WriteOp) -> None:
         """Send the write on, or mark its blocks."""
-        if self.copier is not None:
-            self.copier.overtake(op.offset_bytes, op.length_bytes)
+        if self.reader is not None:
+            self.reader.overtake(op.offset_bytes, op.length_bytes)
         channel = self.channel
         if not self.mirroring or channel is None:
             self.mark(op.offset_bytes, op.length_bytes)
@@ -180,7 +151,7 @@ class PairSide:
             op.hold()
         else:
             op.pin()
-        ticket = _Mirrored(self, op, answers=answers)
+        ticket = Mirrored(self, op, answers=answers)
         if op.data is None:
             channel.discard(op.offset_bytes, op.length_bytes, ticket, copy=False)
         else:
@@ -190,7 +161,7 @@ class PairSide:
         """Pass a flush on; a local mirror is no second machine, so it has no part in it."""
         if self.mirroring and self.channel is not None and self.record.kind is PairKind.REMOTE:
             op.hold()
-            self.channel.flush(_Flushed(self, op), copy=False)
+            self.channel.flush(Flushed(self, op), copy=False)
 
     def store_failed(self, op: WriteOp, error: StoreError) -> None:
         """What the failed write left behind is unknown: mark it, and stop claiming a mirror."""
@@ -203,8 +174,17 @@ class PairSide:
         self.events.store_failed(str(error))
 
     def assume_dirty(self, offset_bytes: int, length_bytes: int) -> None:
-        """A hot extent after a crash."""
-        self.mark(offset_bytes, min(length_bytes, self.volume.size_bytes - offset_bytes))
+        """A hot extent after a crash: what wasn't marked before is marked out of doubt."""
+        length_bytes = min(length_bytes, self.volume.size_bytes - offset_bytes)
+        doubt = self._doubts()
+        for first, count in self.bitmap.clear_runs(*block_range(offset_bytes, length_bytes)):
+            doubt.set(first, count)
+        self.mark(offset_bytes, length_bytes)
+
+    def _doubts(self) -> DirtyBitmap:
+        if self.doubt is None:
+            self.doubt = DirtyBitmap(self.bitmap.blocks)
+        return self.doubt
 
     def save_bitmap(self, done: StoreDone) -> None:
         """Make the bits durable."""
@@ -222,6 +202,7 @@ class PairSide:
         """Apply data of the source; ignored once this side no longer follows."""
         if not self._admits(offset_bytes, len(data), applied):
             return
+        self.comparer.overtake(offset_bytes, len(data))
         if copy:
             self._note_copy(offset_bytes, len(data), len(data))
         self.volume.apply(offset_bytes, data, self, self._sink_done(applied))
@@ -232,6 +213,7 @@ class PairSide:
         """Apply a discard of the source."""
         if not self._admits(offset_bytes, length_bytes, applied):
             return
+        self.comparer.overtake(offset_bytes, length_bytes)
         if copy:
             self._note_copy(offset_bytes, length_bytes, 0)
             if self.volume.is_hole(offset_bytes, length_bytes):
@@ -278,13 +260,38 @@ class PairSide:
             self.bitmap.clear(first, count)
         self._covered = []
 
+    def on_compare(
+        self, offset_bytes: int, length_bytes: int, digests: bytes, answer: Compared, *, copy: bool
+    ) -> None:
+        """Compare; in a copy, what is equal counts as copied."""
+        if not self.sinking or offset_bytes + length_bytes > self.volume.size_bytes:
+            answer(None)
+            return
+        channel = self.channel
+
+        def compared(differing: int | None) -> None:
+            # An answer that comes in another epoch finds nobody, and proves nothing (law L9).
+            if copy and differing is not None and self.channel is channel:
+                self._note_equal(offset_bytes, length_bytes, differing)
+            answer(differing)
+
+        self.comparer.compare(offset_bytes, length_bytes, digests, compared)
+
+    def _note_equal(self, offset_bytes: int, length_bytes: int, differing: int) -> None:
+        first, count = block_range(offset_bytes, length_bytes)
+        self.compared_bytes += length_bytes
+        for at, blocks in runs_of(~differing & (1 << count) - 1):
+            self._received.append((first + at, blocks))
+            self.sink_left_bytes = max(0, self.sink_left_bytes - blocks * BLOCK_BYTES)
+            self.meter.add(blocks * BLOCK_BYTES, self.clock.now_s())
+
     def on_control(self, message: Control) -> None:
         """Hand a message to the owner."""
         self.events.message(parse(message))
 
-    def on_bitmap(self, payload: bytes | memoryview) -> None:
+    def on_bitmap(self, payload: bytes | memoryview, *, doubt: bool) -> None:
         """Mark what the other side has marked: a union can only err on the safe side."""
-        merge(self.bitmap, payload)
+        merge(self._doubts() if doubt else self.bitmap, payload)
 
     def on_open(self, channel: Channel) -> None:
         """A new epoch begins."""
@@ -311,6 +318,7 @@ class PairSide:
         self.payload_bytes = 0
         self.union_bytes = 0
         self.discarded_bytes = 0
+        self.compared_bytes = 0
         self.sink_left_bytes = 0
         self.counting_wire = True
         self.meter = Meter(self.clock.now_s())
@@ -318,6 +326,57 @@ class PairSide:
     def bill(self) -> Started:
         """What the resync that begins now will copy."""
         return Started(union_bytes=self.union_bytes, discarded_bytes=self.discarded_bytes)
+
+    def send_bitmap(self, channel: Channel) -> None:
+        """Tell the other side what is marked here, and what of it out of doubt only."""
+        for payload in encode(self.bitmap):
+            channel.bitmap(payload)
+        if self.doubt is not None:
+            for payload in encode(self.doubt):
+                channel.bitmap(payload, doubt=True)
+
+    def start_copier(self, channel: Channel, done: Callable[[], None], failed: CopyFailed) -> None:
+        """Copy what is marked to the other side."""
+        self.copier = Copier(
+            self.volume,
+            self.bitmap,
+            self.doubt,
+            channel,
+            self.clock,
+            self.record.rate_limit_bytes_per_s,
+            done,
+            failed,
+        )
+        self.reader = self.copier.reader
+        self.copier.pump()
+
+    def end_copier(self) -> None:
+        """The copy is over, well or not; its bill stays."""
+        if self.copier is not None:
+            self.copier.stop()
+            self.payload_bytes = self.copier.payload_bytes
+            self.compared_bytes = self.copier.compared_bytes
+            self.copier = self.reader = None
+
+    @property
+    def verifying(self) -> bool:
+        """Whether a comparison runs."""
+        return self.verifier is not None and self.verifier.running
+
+    def start_verifier(
+        self,
+        channel: Channel,
+        rate_limit_bytes_per_s: int | None,
+        done: Callable[[], None],
+        *,
+        repair: bool,
+    ) -> None:
+        """Compare with the other side."""
+        self.verifier = Verifier(
+            self.volume, channel, self.clock, rate_limit_bytes_per_s, done, repair=repair
+        )
+        self.reader = self.verifier.reader
+        self.verifier.pump()
 
     def follow(self) -> None:
         """Become the target: frames are applied from here on."""
@@ -335,7 +394,6 @@ class PairSide:
         """Neither: writes are marked from here on."""
         self.mirroring = False
         self.sinking = False
-        if self.copier is not None:
-            self.copier.stop()
-            self.payload_bytes = self.copier.payload_bytes
-            self.copier = None
+        self.end_copier()
+        if self.verifier is not None:
+            self.verifier.stop("the pair does not mirror any more")

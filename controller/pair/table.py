@@ -10,7 +10,8 @@ Pure data and look-ups. The rules:
  3. A copy (COPY, RCPY) can't be split: half a copy is no point in time. It can be waited for,
     or given up by deleting the pair.
  4. A reverse copy starts from a split only, never from PAIR, and never replaces a running copy.
- 5. Losing the link loses no state: a mirror in PAIR, COPY or RCPY goes to PSUE and remembers
+ 5. A verify compares what is mirrored, so it needs PAIR; it changes no state.
+ 6. Losing the link loses no state: a mirror in PAIR, COPY or RCPY goes to PSUE and remembers
     which way it was copying; a split stays a split.
 """
 
@@ -31,6 +32,7 @@ class Command(enum.StrEnum):
     RESYNC = "resync"
     REVERSE = "reverse"
     DELETE = "delete"
+    VERIFY = "verify"
 
 
 class Event(enum.StrEnum):
@@ -63,6 +65,7 @@ class Answer:
 S = PairState
 _OK, _NOOP, _NO = Verdict.ACCEPTED, Verdict.NO_OP, Verdict.REJECTED
 _WAIT = "wait for it: trilun pair wait {name} PAIR"
+_SYNC = "bring it in sync first: trilun pair resync {name}"
 _FOLLOWS = "the P-VOL's controller decides and can't be reached from here"
 _ASK_P = "restore the link, or give the command on the P-VOL's controller"
 
@@ -78,6 +81,9 @@ COMMANDS: dict[tuple[PairState, Command], Answer] = {
         _NO, None, "there is no such pair", "create it: trilun pair create"
     ),
     (S.SMPL, Command.DELETE): Answer(_NOOP, None, "there is no such pair"),
+    (S.SMPL, Command.VERIFY): Answer(
+        _NO, None, "there is no such pair", "create it: trilun pair create"
+    ),
     (S.COPY, Command.CREATE): Answer(_NOOP, S.COPY, "the pair exists and is copying"),
     (S.COPY, Command.SPLIT): Answer(
         _NO, S.COPY, "the S-VOL is half copied and would be no point in time", _WAIT
@@ -90,6 +96,7 @@ COMMANDS: dict[tuple[PairState, Command], Answer] = {
         _WAIT + ", split it, then reverse",
     ),
     (S.COPY, Command.DELETE): Answer(_OK, S.SMPL, "the copy is given up; the S-VOL is unusable"),
+    (S.COPY, Command.VERIFY): Answer(_NO, S.COPY, "it is copying, and the sides differ", _WAIT),
     (S.PAIR, Command.CREATE): Answer(_NOOP, S.PAIR, "the pair exists and is in sync"),
     (S.PAIR, Command.SPLIT): Answer(_OK, S.PSUS, "split"),
     (S.PAIR, Command.RESYNC): Answer(_NOOP, S.PAIR, "it is in sync already"),
@@ -100,16 +107,19 @@ COMMANDS: dict[tuple[PairState, Command], Answer] = {
         "split it first: trilun pair split {name}",
     ),
     (S.PAIR, Command.DELETE): Answer(_OK, S.SMPL, "the pair is dissolved"),
+    (S.PAIR, Command.VERIFY): Answer(_OK, S.PAIR, "comparing"),
     (S.PSUS, Command.CREATE): Answer(_NOOP, S.PSUS, "the pair exists and is split"),
     (S.PSUS, Command.SPLIT): Answer(_NOOP, S.PSUS, "it is split already"),
     (S.PSUS, Command.RESYNC): Answer(_OK, S.COPY, "copying P-VOL to S-VOL"),
     (S.PSUS, Command.REVERSE): Answer(_OK, S.RCPY, "copying S-VOL to P-VOL"),
     (S.PSUS, Command.DELETE): Answer(_OK, S.SMPL, "the pair is dissolved"),
+    (S.PSUS, Command.VERIFY): Answer(_NO, S.PSUS, "it is split, and its sides may differ", _SYNC),
     (S.PSUE, Command.CREATE): Answer(_NOOP, S.PSUE, "the pair exists and is suspended by an error"),
     (S.PSUE, Command.SPLIT): Answer(_OK, S.PSUS, "split; it will not resume by itself"),
     (S.PSUE, Command.RESYNC): Answer(_OK, S.COPY, "copying P-VOL to S-VOL"),
     (S.PSUE, Command.REVERSE): Answer(_OK, S.RCPY, "copying S-VOL to P-VOL"),
     (S.PSUE, Command.DELETE): Answer(_OK, S.SMPL, "the pair is dissolved"),
+    (S.PSUE, Command.VERIFY): Answer(_NO, S.PSUE, "it does not mirror", _SYNC),
     (S.RCPY, Command.CREATE): Answer(_NOOP, S.RCPY, "the pair exists and is copying back"),
     (S.RCPY, Command.SPLIT): Answer(
         _NO, S.RCPY, "the P-VOL is half copied and would be no point in time", _WAIT
@@ -121,6 +131,7 @@ COMMANDS: dict[tuple[PairState, Command], Answer] = {
     (S.RCPY, Command.DELETE): Answer(
         _NO, S.RCPY, "the P-VOL is half copied and would stay unusable", _WAIT
     ),
+    (S.RCPY, Command.VERIFY): Answer(_NO, S.RCPY, "it is copying, and the sides differ", _WAIT),
     (S.SSUS, Command.CREATE): Answer(_NOOP, S.SSUS, "the pair exists and is split"),
     (S.SSUS, Command.SPLIT): Answer(_NOOP, S.SSUS, "it is split already"),
     (S.SSUS, Command.RESYNC): Answer(_NO, S.SSUS, _FOLLOWS, _ASK_P),
@@ -128,6 +139,7 @@ COMMANDS: dict[tuple[PairState, Command], Answer] = {
     (S.SSUS, Command.DELETE): Answer(
         _NO, S.SSUS, _FOLLOWS, _ASK_P + ", or delete this side alone with --force"
     ),
+    (S.SSUS, Command.VERIFY): Answer(_NO, S.SSUS, _FOLLOWS, _ASK_P),
 }
 
 EVENTS: dict[tuple[PairState, Event], PairState] = {

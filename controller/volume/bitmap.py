@@ -25,6 +25,18 @@ def block_range(offset_bytes: int, length_bytes: int) -> tuple[int, int]:
     return first, end - first
 
 
+def runs_of(bits: int) -> Iterator[tuple[int, int]]:
+    """The runs of ones of an integer: (first, count)."""
+    at = 0
+    while bits:
+        skip = (bits & -bits).bit_length() - 1
+        bits >>= skip
+        length = (~bits & (bits + 1)).bit_length() - 1
+        yield at + skip, length
+        bits >>= length
+        at += skip + length
+
+
 class DirtyBitmap:
     """Bits for `blocks` blocks. `changed` collects the pages that differ from what is stored."""
 
@@ -109,6 +121,12 @@ class DirtyBitmap:
         value >>= skip
         length = (~value & (value + 1)).bit_length() - 1
         return page * PAGE_BITS + bit + skip, min(length, max_blocks)
+
+    def clear_runs(self, first_block: int, count: int) -> Iterator[tuple[int, int]]:
+        """The runs of unmarked blocks among `count` blocks, in order; a page ends a run."""
+        for page, mask in self._masks(first_block, count):
+            for at, length in runs_of(mask & ~self._pages.get(page, 0)):
+                yield page * PAGE_BITS + at, length
 
     def runs(self, max_blocks: int = 1 << 40) -> Iterator[tuple[int, int]]:
         """All runs of marked blocks, in order."""

@@ -23,7 +23,9 @@ from controller.pair.copier import Copier
 from controller.pair.follower import Follower
 from controller.pair.leader import Leader
 from controller.pair.owner import PairOwner
-from controller.pair.side import PairSide, _Mirrored
+from controller.pair.reading import SourceReader
+from controller.pair.side import PairSide
+from controller.pair.tickets import Mirrored
 from controller.pairs import Pairs
 from controller.volume.bitmap import BLOCK_BYTES
 from controller.volume.bitmap_file import BitmapFile
@@ -146,14 +148,14 @@ def _bits_cleared_when_sent() -> list[Patch]:
 
 
 def _read_races_write() -> list[Patch]:
-    def overtake(_copier: Copier, _offset_bytes: int, _length_bytes: int) -> None:
+    def overtake(_reader: SourceReader, _offset_bytes: int, _length_bytes: int) -> None:
         return
 
-    return [(Copier, "overtake", overtake)]
+    return [(SourceReader, "overtake", overtake)]
 
 
 def _other_bitmap_ignored() -> list[Patch]:
-    def on_bitmap(_side: PairSide, _payload: bytes | memoryview) -> None:
+    def on_bitmap(_side: PairSide, _payload: bytes | memoryview, *, doubt: bool) -> None:
         return
 
     return [(PairSide, "on_bitmap", on_bitmap)]
@@ -190,7 +192,7 @@ def _chain_dropped() -> list[Patch]:
 
 
 def _lost_write_unmarked() -> list[Patch]:
-    return [(_Mirrored, "lost", _Mirrored.acked)]
+    return [(Mirrored, "lost", Mirrored.acked)]
 
 
 def _split_overtakes_writes() -> list[Patch]:

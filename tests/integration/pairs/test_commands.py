@@ -45,6 +45,8 @@ async def give(node: Running, command: Command) -> Outcome:
         return await node.do("pair.split", m.PairSplit(name="remote"))
     if command is Command.DELETE:
         return await node.do("pair.delete", m.PairDelete(name="remote"))
+    if command is Command.VERIFY:
+        return await node.do("pair.verify", m.PairVerify(name="remote"))
     direction = REVERSE if command is Command.REVERSE else m.Direction.FORWARD
     return await node.do("pair.resync", m.PairResync(name="remote", direction=direction))
 
@@ -103,8 +105,9 @@ async def test_commands_that_are_accepted(
             assert (shown(a), shown(b)) == (S.SMPL, S.SMPL)
         elif command is Command.SPLIT:
             assert (shown(a), shown(b)) == (S.PSUS, S.SSUS)
-        if command is not Command.REVERSE:
-            # That one may have ended by now, and in PAIR there is nothing to copy back.
+        if command not in (Command.REVERSE, Command.VERIFY):
+            # Those may have ended by now: in PAIR there is nothing to copy back, and one may look
+            # again.
             assert (await give(node, command)).verdict is Verdict.NO_OP
         if command in (Command.SPLIT, Command.DELETE):
             # Nothing stands in the way of a new copy.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from controller.api import messages as m
-from controller.api.codes import Code
+from controller.api.codes import Code, Verdict
 from controller.api.errors import RejectedError
 from controller.link.transport import Peer
 from controller.pair import messages as msg
@@ -199,12 +199,64 @@ async def test_both_sides_written_is_split_brain_until_one_is_named(tmp_path: Pa
         with pytest.raises(RejectedError) as refused:
             await owner._leader.resync(Asked(Command.RESYNC), automatic=True)
         assert refused.value.code is Code.SPLIT_BRAIN
-        assert "--reverse" in refused.value.next_step
-        await a.do("pair.resync", m.PairResync(name="remote"))
+        assert "trilun pair resolve remote --discard NODE" in refused.value.next_step
+        with pytest.raises(RejectedError) as refused:
+            await b.do("pair.resync", m.PairResync(name="remote"))
+        assert refused.value.code is Code.SPLIT_BRAIN
+        for node in (a, b):
+            await eventually(lambda node=node: node.pair("remote").split_brain)  # type: ignore[misc]
+            shown = node.pair("remote")
+            assert "split-brain" in shown.reason
+            assert "trilun pair resolve remote --discard NODE" in shown.next_step
+        resolve = m.PairResolve(name="remote", discard="b")
+        await a.do("pair.resolve", resolve)
         await a.until("remote", S.PAIR)
         info = a.pair("remote")
         assert info.resync_union_bytes == 2 * BLOCK
         assert info.resync_discarded_bytes == BLOCK
+        assert a.image("first") == b.image("second")
+        assert await read(a.volume("first"), 0, 2 * BLOCK) == b"p" * BLOCK + bytes(BLOCK)
+        assert not a.pair("remote").split_brain
+        assert (await a.do("pair.resolve", resolve)).verdict is Verdict.NO_OP
+
+
+@pytest.mark.parametrize("at", ["a", "b"])
+async def test_a_split_brain_may_end_with_the_primary_s_writes_given_up(
+    at: str, tmp_path: Path
+) -> None:
+    async with two_nodes(tmp_path) as (a, b):
+        await chain(a, b)
+        await a.do("pair.split", m.PairSplit(name="remote", writable=True))
+        await write(a.volume("first"), 0, b"p" * BLOCK)
+        await write(b.volume("second"), BLOCK, b"s" * BLOCK)
+        node = a if at == "a" else b
+        with pytest.raises(RejectedError, match="no side of pair") as refused:
+            await node.do("pair.resolve", m.PairResolve(name="remote", discard="c"))
+        assert "'a'" in refused.value.next_step
+        assert "'b'" in refused.value.next_step
+        await node.do("pair.resolve", m.PairResolve(name="remote", discard="a"))
+        await a.until("remote", S.PAIR)
+        assert await read(a.volume("first"), 0, 2 * BLOCK) == bytes(BLOCK) + b"s" * BLOCK
+        assert a.image("first") == b.image("second")
+
+
+async def test_there_is_nothing_to_resolve_where_only_one_side_was_written(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as (a, b):
+        await chain(a, b)
+        await a.do("pair.split", m.PairSplit(name="remote", writable=True))
+        await write(b.volume("second"), BLOCK, b"s" * BLOCK)
+        with pytest.raises(RejectedError, match="no split-brain"):
+            await a.do("pair.resolve", m.PairResolve(name="remote", discard="b"))
+        # Nor does a resync that names no side throw away what was written.
+        with pytest.raises(RejectedError) as refused:
+            await a.do("pair.resync", m.PairResync(name="remote"))
+        assert refused.value.code is Code.DIRECTION_NEEDED
+        assert "--reverse" in refused.value.next_step
+        assert "--forward" in refused.value.next_step
+        forward = m.PairResync(name="remote", direction=m.Direction.FORWARD)
+        await a.do("pair.resync", forward)
+        await a.until("remote", S.PAIR)
+        assert await read(a.volume("first"), BLOCK, BLOCK) == bytes(BLOCK)
         assert a.image("first") == b.image("second")
 
 

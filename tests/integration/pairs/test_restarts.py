@@ -210,7 +210,7 @@ async def test_a_split_stays_and_both_sides_keep_their_marks(how: How, tmp_path:
         assert both.a.pair("remote").dirty_bytes >= BLOCK
         assert both.b.pair("remote").dirty_bytes >= BLOCK
         await write(both.b.volume("second"), 10 * BLOCK, b"3" * BLOCK)
-        await both.a.do("pair.resync", m.PairResync(name="remote"))
+        await both.a.do("pair.resolve", m.PairResolve(name="remote", discard="b"))
         await both.in_sync()
         assert await read(both.a.volume("first"), 0, BLOCK) == b"1" * BLOCK
         assert await read(both.a.volume("first"), 9 * BLOCK, BLOCK) == bytes(BLOCK)

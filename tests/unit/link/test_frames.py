@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from controller.link.frames import (
     HEADER_BYTES,
+    MAX_COMPARE_BYTES,
     MAX_CONTROL_BYTES,
     MAX_DISCARD_BYTES,
     FrameError,
@@ -59,6 +60,17 @@ def test_garbage_is_refused(raw: bytes) -> None:
         encode_header(Kind.DISCARD, PAIR, length_bytes=MAX_DISCARD_BYTES + 1),
         encode_header(Kind.DISCARD, PAIR, length_bytes=1, payload=b"a"),
         encode_header(Kind.DISCARD, PAIR, offset_bytes=1 << 63, length_bytes=1),
+        encode_header(Kind.COMPARE, PAIR, length_bytes=0),
+        encode_header(Kind.COMPARE, PAIR, length_bytes=4095),
+        encode_header(Kind.COMPARE, PAIR, offset_bytes=512, length_bytes=4096),
+        encode_header(Kind.COMPARE, PAIR, length_bytes=8192, payload=bytes(16)),
+        encode_header(Kind.COMPARE, PAIR, length_bytes=MAX_DISCARD_BYTES + 4096),
+        encode_header(
+            Kind.COMPARE,
+            PAIR,
+            length_bytes=MAX_COMPARE_BYTES + 4096,
+            payload=bytes(16 * (MAX_COMPARE_BYTES // 4096 + 1)),
+        ),
         encode_header(Kind.CONTROL, PAIR, payload=bytes(MAX_CONTROL_BYTES + 1)),
         encode_header(Kind.HELLO, payload=bytes(MAX_CONTROL_BYTES + 1)),
     ],

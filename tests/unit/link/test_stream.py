@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.link.channel import Applied, Channel, Control
+from controller.link.channel import Applied, Channel, Compared, Control
 from controller.link.frames import (
     HEADER_BYTES,
     MAX_DISCARD_BYTES,
@@ -22,7 +22,8 @@ from controller.link.frames import (
     encode_header,
     parse,
 )
-from controller.link.stream import Stream, StreamChannel, parse_json
+from controller.link.pair_channel import StreamChannel
+from controller.link.stream import Stream, parse_json
 
 PAIR = bytes(range(16))
 OTHER = bytes(range(1, 17))
@@ -50,6 +51,7 @@ class Side:
     at_once: bool = True
     seen: list[tuple[Any, ...]] = field(default_factory=list)
     pending: list[Applied] = field(default_factory=list)
+    comparisons: list[Compared] = field(default_factory=list)
     wire_bytes: int = 0
 
     def _took(self, applied: Applied) -> None:
@@ -77,8 +79,14 @@ class Side:
     def on_control(self, message: Control) -> None:
         self.seen.append(("control", message))
 
-    def on_bitmap(self, payload: bytes | memoryview) -> None:
-        self.seen.append(("bitmap", bytes(payload)))
+    def on_bitmap(self, payload: bytes | memoryview, *, doubt: bool) -> None:
+        self.seen.append(("bitmap", bytes(payload), doubt))
+
+    def on_compare(
+        self, offset_bytes: int, length_bytes: int, digests: bytes, answer: Compared, *, copy: bool
+    ) -> None:
+        self.seen.append(("compare", offset_bytes, length_bytes, digests, copy))
+        self.comparisons.append(answer)
 
     def on_open(self, channel: Channel) -> None:
         del channel
@@ -138,7 +146,7 @@ def test_frames_arrive_in_order_and_every_ticket_ends_once() -> None:
         ("write", 4096, b"data", False),
         ("control", {"kind": "marker"}),
         ("discard", 0, 8192, True),
-        ("bitmap", b"pages"),
+        ("bitmap", b"pages", False),
         ("write", 0, b"copied", True),
         ("flush", True),
     ]
@@ -236,6 +244,80 @@ def test_a_refused_pair_loses_its_tickets_and_no_others() -> None:
     a.channel.forget()
     both(a, b)
     assert (mine.told, flush.told, others.told) == (["lost"], ["lost"], ["acked"])
+
+
+class Inquiry:
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[int | str | None] = []
+
+    def compared(self, differing: int | None) -> None:
+        self.told.append(differing)
+
+    def lost(self) -> None:
+        self.told.append("lost")
+
+
+def test_a_comparison_is_asked_in_order_and_answered_on_its_own() -> None:
+    a, b = End(), End(Side(at_once=False))
+    write, detail, hole, untold = Ticket(), Inquiry(), Inquiry(), Inquiry()
+    digests = bytes(range(48))
+    a.channel.write(0, memoryview(b"x"), write, copy=False)
+    a.channel.compare(4096, 3 * 4096, digests, detail, copy=True)
+    a.channel.compare(0, MAX_DISCARD_BYTES, b"", hole, copy=False)
+    a.channel.compare(8192, 4096, digests[:16], untold, copy=False)
+    a.channel.bitmap(b"pages", doubt=True)
+    both(a, b)
+    assert b.side.seen == [
+        ("write", 0, b"x", False),
+        ("compare", 4096, 3 * 4096, digests, True),
+        ("compare", 0, MAX_DISCARD_BYTES, b"", False),
+        ("compare", 8192, 4096, digests[:16], False),
+        ("bitmap", b"pages", True),
+    ]
+    assert write.told == []
+    b.side.comparisons[2](None)
+    b.side.comparisons[1](0)
+    b.side.comparisons[0](0b101)
+    both(a, b)
+    assert (detail.told, hole.told, untold.told) == ([0b101], [0], [None])
+    b.side.pending[0]("")
+    both(a, b)
+    assert write.told == ["acked"]
+
+
+def test_a_comparison_ends_with_its_stream_its_pair_and_its_receiver() -> None:
+    a, b = End(), End()
+    on_the_way, forgotten, late = Inquiry(), Inquiry(), Inquiry()
+    a.channel.compare(0, 4096, bytes(16), forgotten, copy=False)
+    StreamChannel(a.stream, OTHER, Side()).compare(0, 4096, bytes(16), on_the_way, copy=False)
+    a.channel.forget()
+    assert (forgotten.told, on_the_way.told) == (["lost"], [])
+    both(a, b)
+    assert on_the_way.told == [None], "nobody there: no telling"
+    a.channel.compare(0, 4096, bytes(16), late, copy=False)
+    a.deliver(b)
+    a.stream.close()
+    b.stream.close()
+    b.side.comparisons[-1](0)
+    assert late.told == ["lost"]
+    assert not b.wire
+    a.channel.compare(0, 4096, bytes(16), late, copy=False)
+    assert late.told == ["lost", "lost"]
+
+
+@pytest.mark.parametrize("bits", [b"\x02", b"\x00\x01"])
+def test_an_answer_for_blocks_nobody_asked_about_ends_the_connection(bits: bytes) -> None:
+    a = End()
+    a.channel.compare(0, 4096, bytes(16), Inquiry(), copy=False)
+    raw = encode_header(Kind.COMPARED, sequence=1, payload=bits) + bits
+    parsed = parse(memoryview(raw))
+    assert parsed is not None
+    with pytest.raises(FrameError, match="too many blocks"):
+        a.stream.receive(parsed[0])
+    with pytest.raises(FrameError, match="never sent"):
+        a.stream.receive(parsed[0])
 
 
 # ---------------------------------------------------------------- epochs

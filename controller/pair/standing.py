@@ -1,0 +1,42 @@
+"""Where a side stands, for the other side and for whoever looks at it.
+
+Owns the report of a side, and what two reports together say about a split-brain (law L8).
+Changes nothing.
+"""
+
+from __future__ import annotations
+
+from controller.api.messages import Role
+from controller.pair import messages as msg
+from controller.pair.generations import Rule, Side, decide
+from controller.pair.side import PairSide
+
+NAME_THE_VICTIM = (
+    "name the node whose writes are given up: trilun pair resolve {name} --discard NODE"
+)
+
+
+def report_of(side: PairSide, in_use: str) -> msg.Report:
+    """Where this side stands; `in_use` says why it can't be the target of a copy now."""
+    record, volume = side.record, side.volume
+    return msg.Report(
+        state=record.state,
+        goal=record.goal,
+        current=record.current,
+        baseline=record.baseline,
+        history=record.history,
+        consistent=volume.state.consistent and volume.state.healthy,
+        dirty_bytes=side.bitmap.dirty_bytes,
+        size_bytes=volume.size_bytes,
+        in_use=in_use,
+    )
+
+
+def split_brain(side: PairSide, report: msg.Report | None) -> bool:
+    """Both sides were written since they parted, as far as this one has been told."""
+    if report is None or side.mirroring or side.sinking:
+        return False
+    mine = side.record.side(consistent=True)
+    theirs = Side(report.current, report.baseline, tuple(report.history), consistent=True)
+    p, s = (mine, theirs) if side.record.role is Role.P_VOL else (theirs, mine)
+    return decide(p, s, None, full=False).rule is Rule.SPLIT_BRAIN
