@@ -223,6 +223,7 @@ class Pairs:
         if record.role is m.Role.P_VOL:
             owner.side.bitmap.set_all()
         else:
+            await self.guard(owner.side)
             owner.side.volume.state.consistent = False
             owner.side.volume.update_access()
         # Bits first: any commit of the catalogue meanwhile would make a pair of it whose bitmap

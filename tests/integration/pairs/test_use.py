@@ -24,6 +24,7 @@ from tests.rig import (
     eventually,
     read,
     relink,
+    remote_pair,
     two_nodes,
     unlinked,
     write,
@@ -121,6 +122,28 @@ async def test_the_third_is_kept_while_the_second_is_made_consistent(tmp_path: P
         assert b.image("third") == before
         error = await refused(b, "pair.resync", m.PairResync(name="local"))
         assert error.code is Code.NOT_CONSISTENT
+        await a.until("remote", S.PAIR)
+        await b.until("local", S.PAIR)
+        assert a.image("first") == b.image("second") == b.image("third")
+
+
+async def test_the_third_is_kept_when_a_new_pair_is_to_overwrite_the_second(
+    tmp_path: Path,
+) -> None:
+    """Law L7: what the second held is all that is left of it."""
+    async with two_nodes(tmp_path) as (a, b):
+        await a.do("volume.create", m.VolumeCreate(name="first", size_bytes=SIZE))
+        for name in ("second", "third"):
+            await b.do("volume.create", m.VolumeCreate(name=name, size_bytes=SIZE))
+        await write(b.volume("second"), 0, b"2" * BLOCK)
+        await b.do("pair.create", LOCAL_PAIR)
+        await b.until("local", S.PAIR)
+        await write(a.volume("first"), 0, b"1" * (2 << 20))
+        await a.do("pair.create", remote_pair(rate_limit_bytes_per_s=SLOW_BYTES_PER_S))
+        kept = await b.until("local", S.PSUS)
+        assert "kept as the consistent copy" in kept.reason
+        assert not b.volume("second").state.consistent
+        assert b.image("third")[:BLOCK] == b"2" * BLOCK
         await a.until("remote", S.PAIR)
         await b.until("local", S.PAIR)
         assert a.image("first") == b.image("second") == b.image("third")
