@@ -26,6 +26,7 @@ from tests.integration.crash.machines import (
     refusal,
     remote_in_sync,
 )
+from tests.rig import eventually
 
 VICTIMS = (("ctl1",), ("ctl2",), ("ctl1", "ctl2"))
 WRITES_WITHIN_S = 30.0
@@ -36,8 +37,9 @@ REVERSE = m.PairResync(name="remote", direction=m.Direction.REVERSE)
 class Campaign:
     """Rounds until enough have died. `kills` counts processes that were killed."""
 
-    def __init__(self, machines: Machines, library: ctypes.CDLL, seed: int) -> None:
+    def __init__(self, machines: Machines, library: ctypes.CDLL, seed: int, mode: m.Mode) -> None:
         self.machines = machines
+        self._sync = mode is m.Mode.SYNC
         self.chance = random.Random(seed)
         self.kills = 0
         self.moments: Counter[str] = Counter()
@@ -96,10 +98,12 @@ class Campaign:
         await self._writes(self.host1, 40)
         victims = self.chance.choice(VICTIMS)
         floor = self.host1.ledger.floor()
-        self._kill("in PAIR", *victims)
-        if "ctl2" in victims:
-            # What was acknowledged in PAIR, in mode sync, is on both sides.
-            floor.check(self.machines.image("second"), "second, cut off in PAIR")
+        await self._kill("in PAIR", *victims)
+        if "ctl2" not in victims:
+            await self.machines.cut_off("ctl2")
+        if self._sync:
+            for volume in ("second", "third"):
+                floor.check(self.machines.image(volume), f"{volume}, cut off in PAIR")
         self.host1.ledger.close_floor(floor)
         if "ctl1" in victims:
             await asyncio.to_thread(self.host1.pause)
@@ -109,7 +113,8 @@ class Campaign:
         elif self.chance.random() < 0.5:
             await self._writes(self.host1, 40)
         await self.machines.start(*victims)
-        await self._recover("while they meet again")
+        await self._more_deaths("while they meet again", 0.35)
+        await self.machines.until(all_in_sync, "everything is in PAIR again by itself")
 
     async def while_splitting(self) -> None:
         """A death in the middle of a split, then the way back that the states name."""
@@ -137,7 +142,7 @@ class Campaign:
         await self._split_writable()
         await self._part_second(self.host1.ledger.copy())
         if self.chance.random() < 0.5:
-            self._kill("split, host 2 writes", "ctl2")
+            await self._kill("while host 2 writes", "ctl2")
             await asyncio.to_thread(self.host2.pause)
             second = self.machines.image("second")
             self.host2.ledger.check(second, "second, just killed", settle=True)
@@ -170,11 +175,12 @@ class Campaign:
 
     # ------------------------------------------------------------ parts of rounds
 
-    def _kill(self, moment: str, *victims: str) -> None:
+    async def _kill(self, moment: str, *victims: str) -> None:
         self.machines.kill(*victims)
+        state = await self.machines.shown(victims[0])
         self.kills += len(victims)
-        self.moments[moment] += len(victims)
-        self.note(f"killed {' and '.join(victims)} {moment}")
+        self.moments[f"{moment}, {state}"] += len(victims)
+        self.note(f"killed {' and '.join(victims)} {moment}, {state}")
 
     async def _writes(self, load: Load, most: int) -> None:
         """Let a host write up to so many times: a random moment of its work."""
@@ -182,28 +188,27 @@ class Campaign:
         await asyncio.to_thread(load.acknowledged, count, WRITES_WITHIN_S)
 
     async def _pause(self) -> None:
-        """A random moment of somebody else's work, in tens of milliseconds."""
-        await asyncio.sleep(self.chance.random() ** 2 * 0.06)
+        """A random moment of somebody else's work: more often early than late in it."""
+        await asyncio.sleep(self.chance.random() ** 3 * 0.3)
 
     async def _command(self, verb: str, params: m.Params, moment: str, node: str = "ctl1") -> bool:
         """Give a command, kill something meanwhile; whether it was answered as done."""
         task = asyncio.create_task(self.machines.do(node, verb, params))
         await self._pause()
         victims = self.chance.choice(VICTIMS)
-        self._kill(moment + (" (answered)" if task.done() else ""), *victims)
+        await self._kill(moment, *victims)
         await self.machines.start(*victims)
         error = await refusal(task)
         self.note(f"{verb}: {error or 'done'}")
         return error is None
 
-    async def _recover(self, moment: str) -> None:
-        """They find together by themselves, also when one more dies on the way."""
-        while self.chance.random() < 0.35:
-            victims = self.chance.choice(VICTIMS)
+    async def _more_deaths(self, moment: str, likelihood: float) -> None:
+        """Somebody dies, perhaps, while the last death is being mended."""
+        while self.chance.random() < likelihood:
             await asyncio.sleep(self.chance.random() * 1.2)
-            self._kill(moment, *victims)
+            victims = self.chance.choice(VICTIMS)
+            await self._kill(moment, *victims)
             await self.machines.start(*victims)
-        await self.machines.until(all_in_sync, "everything is in PAIR again by itself")
 
     async def _named(self, *states: S) -> Pairs:
         """Both know of each other and the primary is in one of these states."""
@@ -229,6 +234,7 @@ class Campaign:
     async def _resync(self, asked: m.PairResync, moment: str) -> None:
         """Kill during the copy; ask again while the state says that nobody has begun it."""
         await self._command("pair.resync", asked, moment)
+        await self._more_deaths(f"{moment}, again", 0.2)
         for _ in range(20):
             pairs = await self.machines.until(
                 lambda pairs: remote_in_sync(pairs) or (_linked(pairs) and _split(pairs)),
@@ -260,11 +266,20 @@ class Campaign:
         """At rest and in PAIR: what hosts were told is there, and all three are equal."""
         await self.machines.until(all_in_sync, "all is in PAIR at the end of a round")
         await asyncio.to_thread(self.host1.pause)
+        if not self._sync:
+            await self._drained()
         images = {name: self.machines.image(name) for name in self.machines.volumes}
         self.host1.ledger.check(images["first"], "first, at rest", settle=True)
         assert images["first"] == images["second"], "first and second differ in PAIR"
         assert images["second"] == images["third"], "second and third differ in PAIR"
         self.host1.resume()
+
+    async def _drained(self) -> None:
+        """Mode async: wait until what was acknowledged has arrived. `_compare` then judges."""
+        await eventually(
+            lambda: self.machines.image("first") == self.machines.image("third"),
+            lambda: "what was acknowledged in mode async arrives",
+        )
 
 
 def _linked(pairs: Pairs) -> bool:

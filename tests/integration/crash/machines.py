@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from controller.api import messages as m
+from controller.api import topics
 from controller.api.errors import RejectedError
 from controller.service.client import ApiClient
 from controller.service.mqtt import Backoff, Broker
@@ -28,12 +29,15 @@ SIZE_BYTES = 4 << 20
 INTENT = "[intent]\nextent_bytes = 65536\nhot_extents = 8\n"
 """So small that extents are evicted all the time."""
 PATIENCE_S = 30.0
+RATE_BYTES_PER_S = 16 << 20
+"""Of every copy: a full one takes a quarter of a second, in which something can die."""
 POLL_S = 0.02
 SETTLED_WITHIN_S = 60.0
 QUICK = Backoff(first_s=0.02, cap_s=0.1)
 NODE_OF = {"first": "ctl1", "second": "ctl2", "third": "ctl2"}
 
 S = m.PairState
+REMOTE = m.Named(name="remote")
 Pairs = dict[str, m.PairInfo]
 
 
@@ -80,6 +84,22 @@ class Machines:
         shown = {f"{pair.name}@ctl1": pair for pair in first.pairs}
         return shown | {f"{pair.name}@ctl2": pair for pair in second.pairs}
 
+    async def shown(self, node: str) -> str:
+        """The remote pair's state as a node told it last, dead or alive."""
+        states = await self.api.states(topics.state(node, "pair", "remote"))
+        return ", ".join(
+            str(info.state) for info in states.values() if isinstance(info, m.PairInfo)
+        )
+
+    async def cut_off(self, node: str) -> None:
+        """Wait until a node knows that its peer is away."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                pair = await self.api.call_for(m.PairInfo, node, "pair.show", REMOTE)
+                if not pair.peer_connected and pair.state is not S.PAIR:
+                    return
+                await asyncio.sleep(POLL_S)
+
     async def until(
         self, reached: Callable[[Pairs], bool], what: str, within_s: float = SETTLED_WITHIN_S
     ) -> Pairs:
@@ -117,7 +137,7 @@ class Machines:
                     return
                 await asyncio.sleep(POLL_S)
 
-    async def build(self) -> None:
+    async def build(self, mode: m.Mode) -> None:
         """Three volumes and two pairs, all in PAIR."""
         await self._linked()
         for volume, node in NODE_OF.items():
@@ -131,9 +151,15 @@ class Machines:
             p_volume="first",
             s_volume="second",
             peer="ctl2",
+            mode=mode,
+            rate_limit_bytes_per_s=RATE_BYTES_PER_S,
         )
         local = m.PairCreate(
-            name="local", kind=m.PairKind.LOCAL, p_volume="second", s_volume="third"
+            name="local",
+            kind=m.PairKind.LOCAL,
+            p_volume="second",
+            s_volume="third",
+            rate_limit_bytes_per_s=RATE_BYTES_PER_S,
         )
         await self.do("ctl1", "pair.create", remote)
         await self.until(remote_in_sync, "the initial copy ends")
@@ -170,7 +196,7 @@ async def refusal(answer: asyncio.Task[m.Info]) -> RejectedError | None:
 
 
 @asynccontextmanager
-async def two_machines(directory: Path) -> AsyncIterator[Machines]:
+async def two_machines(directory: Path, mode: m.Mode) -> AsyncIterator[Machines]:
     """A chain in PAIR; every process that was started is ended by its own pid."""
     if shutil.which("mosquitto", path=PATH) is None:
         pytest.skip("needs 'mosquitto' (Debian package mosquitto)")
@@ -192,7 +218,7 @@ async def two_machines(directory: Path) -> AsyncIterator[Machines]:
         async with api:
             machines = Machines(processes, api)
             await machines.start("ctl1", "ctl2")
-            await machines.build()
+            await machines.build(mode)
             yield machines
     finally:
         await asyncio.to_thread(_stop, processes)
