@@ -28,8 +28,8 @@ from tests.integration.crash.machines import (
 )
 from tests.rig import eventually
 
-VICTIMS = (("ctl1",), ("ctl2",), ("ctl1", "ctl2"))
-WRITES_WITHIN_S = 30.0
+VICTIMS = (("ctl1",), ("ctl2",), ("ctl1", "ctl2"), ("ctl1", "ctl2"))
+WRITES_WITHIN_S = 90.0
 FORWARD = m.PairResync(name="remote", direction=m.Direction.FORWARD)
 REVERSE = m.PairResync(name="remote", direction=m.Direction.REVERSE)
 

@@ -22,7 +22,7 @@ TRANSFER_READ = 1  # enum scsi_xfer_dir
 GOOD = 0
 FIRST_OWN_STATUS = 0x0F000000
 """From here on statuses are the library's own: cancelled, lost, timed out."""
-ANSWER_WITHIN_S = 20
+ANSWER_WITHIN_S = 60
 
 
 class SessionLostError(Exception):

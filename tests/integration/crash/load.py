@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from tests.integration.crash.ledger import DISCARDED, SECTOR_BYTES, Ledger, content
 from tests.integration.crash.libiscsi import RefusedError, Session, SessionLostError
 
-THINK_S = 0.0005
+THINK_S = 0.002
 RECONNECT_S = 0.02
-STOP_WITHIN_S = 60.0
+STOP_WITHIN_S = 90.0
 COUNTS = (1, 1, 3, 7, 8, 8, 8, 16, 40, 128)
 HOT_SECTORS = 512
 

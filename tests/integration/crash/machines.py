@@ -28,11 +28,11 @@ from deploy.pair import PATH, LocalPair
 SIZE_BYTES = 4 << 20
 INTENT = "[intent]\nextent_bytes = 65536\nhot_extents = 8\n"
 """So small that extents are evicted all the time."""
-PATIENCE_S = 30.0
+PATIENCE_S = 90.0
 RATE_BYTES_PER_S = 16 << 20
 """Of every copy: a full one takes a quarter of a second, in which something can die."""
 POLL_S = 0.02
-SETTLED_WITHIN_S = 60.0
+SETTLED_WITHIN_S = 120.0
 QUICK = Backoff(first_s=0.02, cap_s=0.1)
 NODE_OF = {"first": "ctl1", "second": "ctl2", "third": "ctl2"}
 

@@ -24,7 +24,7 @@ SEED = int(os.environ.get("TRILUN_SEED", "0"))
 SHARES = {m.Mode.SYNC: KILLS - KILLS // 3, m.Mode.ASYNC: KILLS // 3}
 
 
-@pytest.mark.timeout(120 + 4 * KILLS)
+@pytest.mark.timeout(300 + 4 * KILLS)
 @pytest.mark.parametrize("mode", list(m.Mode))
 async def test_nothing_acknowledged_is_lost_by_kill_9(mode: m.Mode, tmp_path: Path) -> None:
     library = load_library()
