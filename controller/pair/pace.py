@@ -6,6 +6,9 @@ Owns the two small calculations. Pure: time comes in as seconds of a monotonic c
 from __future__ import annotations
 
 
+ROUNDING_S = 1e-6
+
+
 class RateCap:
     """A token bucket. None means no cap."""
 
@@ -21,8 +24,9 @@ class RateCap:
             return 0.0
         self._level_bytes = max(0.0, self._level_bytes - (now_s - self._at_s) * self._rate)
         self._at_s = now_s
-        over_bytes = self._level_bytes - self._burst_s * self._rate
-        return max(0.0, over_bytes / self._rate)
+        over_s = self._level_bytes / self._rate - self._burst_s
+        # What is left by rounding is no reason to wait: a clock may not see it pass.
+        return over_s if over_s > ROUNDING_S else 0.0
 
     def spent(self, piece_bytes: int) -> None:
         """Count a piece that was sent."""
