@@ -281,8 +281,12 @@ class Pairs:
         if not side.volume.state.consistent:
             return
         for owner in self.of_volume(side.volume.name):
-            is_mirror = owner.side is not side and owner.record.role is m.Role.P_VOL
-            if is_mirror and owner.record.state is m.PairState.PAIR:
+            if owner.side is side or owner.record.role is not m.Role.P_VOL:
+                continue
+            if owner.side.copier is not None and owner.side.copier.ended:
+                # Its S-VOL may have been told already that it is in sync.
+                await owner.caught_up()
+            if owner.record.state is m.PairState.PAIR:
                 log.info("pair %s: kept as the consistent copy", owner.record.name)
                 split = owner.begin_split("kept while its source is re-synchronised")
                 owner.record.guarded = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from controller.pair.pace import Meter, RateCap
@@ -54,6 +54,7 @@ def test_a_cap_is_used_up_to_its_rate() -> None:
     assert done == pytest.approx(100 * MIB, rel=0.05)
 
 
+@example(MIB, 563565, 30.6)
 @given(st.integers(1 << 20, 1 << 30), st.integers(1, 4 * MIB), st.floats(0, 1e6))
 def test_whoever_waits_as_told_may_go(rate: int, size: int, began_s: float) -> None:
     """Also where what is left of the wait is too short for the clock to show."""
