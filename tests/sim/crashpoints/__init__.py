@@ -1,0 +1,1 @@
+"""Crash points: short stories in which the power is lost at every write and every flush."""
