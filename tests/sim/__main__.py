@@ -48,7 +48,10 @@ def run_seeds(seeds: list[int], jobs: int, *, whole: bool) -> int:
     for result in sorted(failed, key=lambda each: each.seed):
         print(f"FAILED seed {result.seed}: {result.broke[0]}")
     print(f"{len(failed)} of {totals.seeds} seeds failed" if failed else "no law was broken")
-    return 1 if failed else 0
+    mild = totals.too_mild()
+    if mild:
+        print(f"TOO MILD: {mild}")
+    return 1 if failed or mild else 0
 
 
 def run_one(seed: int, *, whole: bool) -> int:
@@ -65,9 +68,12 @@ def run_one(seed: int, *, whole: bool) -> int:
 def run_mutants(names: list[str], first: int, limit: int, jobs: int) -> int:
     """Plant each bug and count the seeds until it is found; the exit code."""
     chosen = [index for index, mutant in enumerate(MUTANTS) if not names or mutant.name in names]
+    # The slow ones first, so that no process ends up with them alone.
+    chosen.sort(key=lambda index: -MUTANTS[index].slow)
+    began_s = time.monotonic()
     print(f"{'planted bug':<34} {'law':<6} {'seeds':>6}  found as")
     hunts: list[Hunt] = []
-    tasks = [(index, first, limit) for index in chosen]
+    tasks = [(index, first + index * limit, limit) for index in chosen]
     for found in in_parallel(hunt, tasks, jobs):
         hunts.append(found)
         seeds = str(found.seeds) if found.law else f">{found.seeds}"
@@ -75,7 +81,10 @@ def run_mutants(names: list[str], first: int, limit: int, jobs: int) -> int:
         how = f"{found.law}, seed {found.seed}" if found.law else "NOT FOUND"
         print(f"{mutant.name:<34} {mutant.law:<6} {seeds:>6}  {how}", flush=True)
     missed = [MUTANTS[each.index].name for each in hunts if not each.law]
-    print(f"{len(hunts) - len(missed)} of {len(hunts)} planted bugs found")
+    elapsed_s = time.monotonic() - began_s
+    print(f"{len(hunts) - len(missed)} of {len(hunts)} planted bugs found in {elapsed_s:.0f} s")
+    for name in missed:
+        print(f"NOT FOUND: {name}")
     return 1 if missed else 0
 
 

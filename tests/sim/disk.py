@@ -21,8 +21,8 @@ BLOCK_BYTES = 4096
 
 _HOLE = bytes(BLOCK_BYTES)
 
-CrashMode = Literal["keep", "drop", "random", "torn"]
-CRASH_MODES: tuple[CrashMode, ...] = ("keep", "drop", "random", "torn")
+CrashMode = Literal["keep", "drop", "random", "torn", "reorder"]
+CRASH_MODES: tuple[CrashMode, ...] = ("keep", "drop", "random", "torn", "reorder")
 
 
 @dataclass
@@ -36,6 +36,8 @@ class Faults:
     no_space: float = 0.0
     cold_read: float = 0.3
     slow_flush: float = 0.02
+    flush_s: float = 1.0
+    """What a slow flush takes at most."""
     read_s: float = 0.01
     """What a cold read takes at most."""
 
@@ -95,6 +97,9 @@ class Image:
         if not self.pending:
             return self.durable
         left = bytearray(self.durable)
+        if mode == "reorder":
+            self._reordered(left, rng)
+            return left
         for write in self.pending:
             fate = mode
             if mode == "random":
@@ -106,6 +111,27 @@ class Image:
                     if rng.random() < 0.5:
                         _lay(left, write.offset_bytes + at, write.data[at : at + SECTOR_BYTES])
         return left
+
+    def _reordered(self, left: bytearray, rng: Random) -> None:
+        """The drive wrote back sector by sector in an order of its own until the power went.
+
+        Of a sector that was written twice it may have taken the older content last.
+        """
+        sectors = [
+            (write.offset_bytes + at, write.data[at : at + SECTOR_BYTES])
+            for write in self.pending
+            for at in range(0, len(write.data), SECTOR_BYTES)
+        ]
+        rng.shuffle(sectors)
+        for offset_bytes, data in sectors[: rng.randint(0, len(sectors))]:
+            _lay(left, offset_bytes, data)
+
+    def spoil(self, offset_bytes: int, data: bytes) -> None:
+        """The medium holds something else from now on."""
+        _lay(self.live, offset_bytes, data)
+        _lay(self.durable, offset_bytes, data)
+        self.allocated.add(offset_bytes // BLOCK_BYTES)
+        self.version += 1
 
     def crash(self, rng: Random, mode: CrashMode) -> None:
         """The machine stops now."""
@@ -169,6 +195,18 @@ class SimDisk:
         """The machine stops now."""
         for name in sorted(self.files):
             self.files[name].crash(rng, mode)
+
+    def decay(self, rng: Random) -> str:
+        """Make every block of some log or bitmap unreadable as what it was; its name."""
+        names = [name for name in sorted(self.files) if name.endswith((".meta", ".bitmap"))]
+        if not names:
+            return "nothing"
+        name = rng.choice(names)
+        image = self.files[name]
+        for at in range(0, len(image.live), BLOCK_BYTES):
+            if name.endswith(".meta") or rng.random() < 0.5:
+                image.spoil(at, rng.randbytes(SECTOR_BYTES))
+        return name
 
     def after_crash(self, rng: Random, mode: CrashMode) -> dict[str, bytearray]:
         """What a crash now may leave of every file, without crashing."""
@@ -302,7 +340,7 @@ class SimStore:
             if self._flush_waiters and not self._flushing:
                 self._start_flush()
 
-        delay_s = rng.uniform(0.2, 1.0) if slow else rng.uniform(0.0002, 0.01)
+        delay_s = rng.uniform(0.2, 1.0) * faults.flush_s if slow else rng.uniform(0.0002, 0.01)
         self._disk.loop.call_later(delay_s, ended)
 
     def next_data(self, offset_bytes: int) -> int | None:

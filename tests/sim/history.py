@@ -9,11 +9,13 @@ for a read, once that one was acknowledged; after a crash, once it was durable.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tests.sim.disk import SECTOR_BYTES
 
 FOR_EVER = 1 << 62
+BLOCK_SECTORS = 8
 _STAMP = struct.Struct("<QQ")
 _ZEROS = bytes(SECTOR_BYTES)
 
@@ -35,7 +37,9 @@ def author(raw: bytes | bytearray | memoryview, sector: int) -> int:
     write, at = _STAMP.unpack_from(raw)
     if write == 0:
         return 0 if raw == _ZEROS else -1
-    return write if at == sector and raw == sector_content(write, sector) else -1
+    if at != sector:
+        return -1
+    return write if raw == bytes(raw[: _STAMP.size]) * (SECTOR_BYTES // _STAMP.size) else -1
 
 
 @dataclass(slots=True, eq=False)
@@ -80,12 +84,18 @@ class History:
         self.rebased = 0
         """How often the content was replaced by something else than hosts."""
         self._versions: list[list[Version]] = []
+        self._base = b""
+        """The content at the last rebase."""
+        self._loose: set[int] = set()
+        """Blocks that may hold something else than the base."""
         self.reset()
 
     def reset(self) -> None:
         """A new volume: zeros."""
         first = Version(0, zero=True, started=-1, ended=0, acked=True, durable=True)
         self._versions = [[first] for _ in range(self.sectors)]
+        self._base = bytes(self.sectors * SECTOR_BYTES)
+        self._loose = set()
         self.unflushed = []
         self.rebased += 1
 
@@ -93,8 +103,21 @@ class History:
         """A host begins a write."""
         self.known[version.number] = version
         self.flying[version] = _span(offset_bytes, length_bytes)
+        self._loosen(self.flying[version])
         for sector in _span(offset_bytes, length_bytes):
             self._versions[sector].append(version)
+
+    def _loosen(self, span: range) -> None:
+        self._loose.update(range(span[0] // BLOCK_SECTORS, span[-1] // BLOCK_SECTORS + 1))
+
+    def _doubtful(self, images: list[bytes | bytearray]) -> Iterator[int]:
+        """Sectors of blocks that hosts wrote to, or that are not as at the last rebase."""
+        size = BLOCK_SECTORS * SECTOR_BYTES
+        for block in range(self.sectors // BLOCK_SECTORS):
+            at = slice(block * size, (block + 1) * size)
+            base = self._base[at]
+            if block in self._loose or any(image[at] != base for image in images):
+                yield from range(block * BLOCK_SECTORS, (block + 1) * BLOCK_SECTORS)
 
     def refuse(self, version: Version, offset_bytes: int, length_bytes: int) -> None:
         """It was refused at the door: it can never be found."""
@@ -141,7 +164,8 @@ class History:
 
     def wrong_after_crash(self, image: bytes | bytearray) -> Wrong | None:
         """What is wrong with a volume after a crash of its controller (law L5)."""
-        for sector, versions in enumerate(self._versions):
+        for sector in self._doubtful([image]):
+            versions = self._versions[sector]
             raw = image[sector * SECTOR_BYTES : (sector + 1) * SECTOR_BYTES]
             allowed = _standing(versions, [new for new in versions if new.durable])
             wrong = _judge(raw, sector, allowed)
@@ -190,7 +214,8 @@ class History:
         self.rebased += 1
         self.unflushed = []
         stands: dict[int, Version] = {}
-        for sector in range(self.sectors):
+        loose: set[int] = set()
+        for sector in self._doubtful(images):
             at = slice(sector * SECTOR_BYTES, (sector + 1) * SECTOR_BYTES)
             versions: list[Version] = []
             for index, image in enumerate(images):
@@ -200,10 +225,14 @@ class History:
                 if index == 0 or stands[number] not in versions:
                     versions.append(stands[number])
             self._versions[sector] = versions
+            if len(versions) > 1:
+                loose.add(sector // BLOCK_SECTORS)
+        self._base, self._loose = bytes(images[0]), loose
         for version in stands.values():
             version.ended = now
             version.durable = version.acked = durable
         for version, sectors in self.flying.items():
+            self._loosen(sectors)
             for sector in sectors:
                 self._versions[sector].append(version)
 

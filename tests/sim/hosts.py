@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from random import Random
 
+from controller.api import messages as m
 from controller.api.messages import Mode, PairState, Role
 from targets.lun import Access, LunError, LunFault
 from tests.sim.disk import SECTOR_BYTES
@@ -33,6 +34,8 @@ class Host:
         self._pause_s = pause_s
         self._key = (machine.name, volume)
         self._tracked = oracle.volumes[self._key]
+        self._name = f"iqn.host{rng.getrandbits(32)}"
+        self._logged_in = rng.random() < 0.5
         self.stopping = False
 
     async def run(self) -> None:
@@ -45,10 +48,27 @@ class Host:
                 continue
             if volume.access is not Access.READ_WRITE and rng.random() < 0.95:
                 continue
+            self._come_and_go()
             try:
                 await self._one(rng.random())
             except Died:
                 continue
+        self._logged_in = False
+        if self._machine.volume(self._volume) is not None:
+            self._machine.initiators(self._volume).clear()
+
+    def _come_and_go(self) -> None:
+        """Be logged in, or not, for a while; only a P-VOL's hosts are seen that way (law L12)."""
+        if self._volume not in ("first", "fourth"):
+            return
+        if self._rng.random() < 0.02:
+            self._logged_in = not self._logged_in
+        initiators = self._machine.initiators(self._volume)
+        mine = [each for each in initiators if each.initiator == self._name]
+        if self._logged_in and not mine:
+            initiators.append(m.SessionInfo(initiator=self._name, address="host:1", since_s=0.0))
+        elif mine and not self._logged_in:
+            initiators.remove(mine[0])
 
     async def _one(self, chance: float) -> None:
         if chance < 0.62:

@@ -16,14 +16,15 @@ from controller.catalogue import Contents, VolumeRecord
 from controller.pair.record import PairRecord
 from controller.volume.bitmap import BLOCK_BYTES, PAGE_BITS, DirtyBitmap
 from controller.volume.bitmap_file import SLOT_BYTES, decode_page, encode_header
-from controller.volume.intent import LAYOUT as INTENT_LAYOUT
 from controller.volume.intent import IntentRecord
-from controller.volume.slots import CorruptError, SlotLayout, decode_slot
+from controller.volume.slots import SlotLayout, decode_slot
+from controller.volume.superblock import Identity, read_image
 
+Image = bytes | bytearray | memoryview
 Files = Mapping[str, bytes | bytearray]
 
 
-def newest_slot(layout: SlotLayout, raw: bytes | bytearray) -> bytes | None:
+def newest_slot(layout: SlotLayout, raw: Image) -> tuple[int, bytes] | None:
     """What a start would read from a ring; None when nothing in it is valid."""
     window = memoryview(raw)
     found = [
@@ -31,7 +32,7 @@ def newest_slot(layout: SlotLayout, raw: bytes | bytearray) -> bytes | None:
         for at in range(0, layout.ring_bytes, layout.slot_bytes)
         if (slot := decode_slot(layout, window[at : at + layout.slot_bytes])) is not None
     ]
-    return max(found)[1] if found else None
+    return max(found, default=None)
 
 
 def read_catalogue(files: Files) -> Contents | None:
@@ -39,8 +40,9 @@ def read_catalogue(files: Files) -> Contents | None:
     raw = files.get("catalogue")
     if raw is None:
         return None
-    payload = newest_slot(CATALOGUE_LAYOUT, raw)
-    if payload is None and not any(raw):
+    found = newest_slot(CATALOGUE_LAYOUT, raw)
+    payload = found[1] if found is not None else None
+    if payload is None and raw.count(0) == len(raw):
         return None
     if payload is None:
         raise ValueError("no slot of the catalogue is valid")
@@ -50,13 +52,10 @@ def read_catalogue(files: Files) -> Contents | None:
         raise ValueError(str(error)) from error
 
 
-def read_intent(raw: bytes | bytearray) -> IntentRecord | None:
+def read_intent(volume: VolumeRecord, raw: bytes | bytearray) -> IntentRecord | None:
     """A volume's log; None when it can't be trusted and everything counts as hot."""
-    try:
-        payload = newest_slot(INTENT_LAYOUT, raw)
-        return IntentRecord.decode(payload) if payload is not None else None
-    except CorruptError:
-        return None
+    identity = Identity(bytes.fromhex(volume.id), volume.size_bytes, volume.metadata_generation)
+    return read_image(raw, identity, newest_slot)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +104,7 @@ def halves(data: Files, meta: Files) -> Iterator[Half]:
         bits = _bits(record, blocks, meta[name])
         covered = DirtyBitmap(blocks)
         covered.union(bits)
-        log = read_intent(meta[f"{volume.id}.intent"])
+        log = read_intent(volume, meta[f"{volume.id}.meta"])
         if log is None:
             covered.set_all()
         else:
@@ -126,6 +125,8 @@ def uncovered(machines: list[tuple[Files, Files]]) -> str | None:
         if len(pair) != 2:
             continue
         one, two = pair
+        if one.data == two.data:
+            continue
         for block in range(len(one.data) // BLOCK_BYTES):
             at = slice(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES)
             if one.data[at] != two.data[at] and not (

@@ -12,11 +12,12 @@ from collections.abc import Callable, Coroutine
 from random import Random
 from typing import Any, Protocol
 
+from controller.api.messages import SessionInfo
 from controller.link.transport import Peer
 from controller.node import LoopClock, Node, NodeSettings, Surroundings
 from controller.volume.store import StoreError
+from controller.volume.superblock import IntentSettings
 from controller.volume.volume import Volume
-from controller.volumes import IntentSettings
 from targets.lun import LunError
 from tests.rig import Published, StandInExporter
 from tests.sim.disk import CrashMode, Faults, Image, SimDisk
@@ -84,6 +85,8 @@ class Machine:
         self.disk.on_flush_failed = lambda file: watcher.flush_failed(self, file)
         self._ids = Random(rng.random())
         self._runs = 0
+        self._changing = asyncio.Lock()
+        """Held while it starts or stops; a crash asks nobody."""
         self._volume_ids: dict[str, str] = {}
         self._settings = NodeSettings(
             node=name,
@@ -96,7 +99,11 @@ class Machine:
     # ------------------------------------------------------------ life
 
     async def start(self) -> bool:
-        """Start the controller; False when its disk would not let it."""
+        """Start the controller, if it doesn't run; False when its disk would not let it."""
+        async with self._changing:
+            return self.up or await self._start()
+
+    async def _start(self) -> bool:
         self._runs += 1
         epoch = Epoch(f"{self.name}{self._runs}")
         self.epoch = self.disk.epoch = self.meta.epoch = epoch
@@ -159,6 +166,10 @@ class Machine:
 
     async def stop(self) -> None:
         """A clean stop."""
+        async with self._changing:
+            await self._stop()
+
+    async def _stop(self) -> None:
         epoch = self.epoch
         if not self.up or epoch is None:
             return
@@ -192,6 +203,16 @@ class Machine:
         epoch.call(call, done)
         return outcome
 
+    def initiators(self, name: str) -> list[SessionInfo]:
+        """Who is logged in to a volume; to be changed by hosts as they come and go."""
+        iqn = self.node.volumes.get(name).iqn
+        return self.exporter.logged_in.setdefault(iqn, [])
+
+    def attentions(self, name: str) -> int:
+        """How many UNIT ATTENTIONs this run of the controller has given a volume's hosts."""
+        iqn = self.node.volumes.get(name).iqn
+        return sum(each == iqn for each, _ in self.exporter.attentions)
+
     def volume(self, name: str) -> Volume | None:
         """A volume or view, when it is served."""
         if not self.up:
@@ -202,21 +223,25 @@ class Machine:
                 return shelved.volume
         return None
 
-    def _file_of(self, name: str) -> Image:
+    def volume_id(self, name: str) -> str:
+        """The id of the volume that had this name when it was last seen."""
+        return self._volume_ids[name]
+
+    def file_of(self, name: str) -> Image:
         """A volume's file, also while the controller is down or starting."""
         return self.disk.files[f"{self._volume_ids[name]}.volume"]
 
     def image_of(self, name: str) -> bytes:
         """What a reader of the store would see of a volume now."""
-        return bytes(self._file_of(name).live)
+        return bytes(self.file_of(name).live)
 
     def durable_image_of(self, name: str) -> bytes:
         """What surely survives of a volume."""
-        return bytes(self._file_of(name).durable)
+        return bytes(self.file_of(name).durable)
 
     def pending_images_of(self, name: str) -> list[bytes]:
         """Images that show each unflushed write of a volume over what is durable."""
-        image = self._file_of(name)
+        image = self.file_of(name)
         images = []
         for write in image.pending:
             over = bytearray(image.durable)

@@ -34,6 +34,8 @@ class End(asyncio.Transport):
         """Nothing that is sent to this end arrives any more."""
         self._coming: deque[bytes | None] = deque()
         self._last_arrival_s = 0.0
+        self.lingers_until_s = 0.0
+        """What is on its way to this end takes until then."""
 
     # ------------------------------------------------------------ asyncio.Transport
 
@@ -65,6 +67,7 @@ class End(asyncio.Transport):
             return
         fabric = self.fabric
         arrival_s = fabric.arrival_s(self.machine, self.other.machine)
+        arrival_s = max(arrival_s, self.lingers_until_s)
         self._last_arrival_s = max(self._last_arrival_s, arrival_s)
         self._coming.append(data)
         fabric.loop.call_at(self._last_arrival_s, self._arrive, context=WORLD)
@@ -156,6 +159,11 @@ class Fabric:
     def stall(self, one: str, two: str, for_s: float) -> None:
         """Nothing arrives for a while; then everything does."""
         self.stalled_until_s[frozenset((one, two))] = self.loop.time() + for_s
+
+    def linger(self, one: str, two: str, for_s: float) -> None:
+        """What is sent on the connections there are now arrives late; new ones are quick."""
+        for end in self.between(one, two):
+            end.lingers_until_s = self.loop.time() + for_s
 
     def machine_died(self, machine: str) -> None:
         """Its ends are gone; the other ends hear of it soon, or never."""

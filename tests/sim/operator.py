@@ -7,6 +7,7 @@ bounded time, is not. Successful splits and marks are held against the hosts' hi
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -20,6 +21,7 @@ from targets.lun import Access
 from tests.sim.loop import Died
 from tests.sim.machine import Machine
 from tests.sim.oracle import Oracle
+from tests.sim.weather import Habits
 
 ANSWER_WITHIN_S = 400.0
 
@@ -55,12 +57,22 @@ class Answered:
 class Operator:
     """Gives commands."""
 
-    def __init__(self, oracle: Oracle, rng: Random, plans: list[PairPlan], size_bytes: int) -> None:
+    def __init__(
+        self,
+        oracle: Oracle,
+        rng: Random,
+        plans: list[PairPlan],
+        size_bytes: int,
+        habits: Habits,
+    ) -> None:
         self.oracle = oracle
         self.rng = rng
         self.plans = plans
         self.size_bytes = size_bytes
+        self.habits = habits
         self.commands = 0
+        self.on_command: Callable[[], None] = lambda: None
+        """Told when a command is on its way."""
 
     # ------------------------------------------------------------ commands
 
@@ -72,6 +84,7 @@ class Operator:
         if not machine.up:
             return Answered(died=True)
         self.oracle.event(f"{text} ...")
+        self.on_command()
         try:
             async with asyncio.timeout(ANSWER_WITHIN_S):
                 outcome: Outcome = await machine.ask(machine.node.commands.carry_out(verb, params))
@@ -136,14 +149,40 @@ class Operator:
         reverse: bool,
         full: bool = False,
         force: bool = True,
+        limited: bool = False,
         at: Machine | None = None,
     ) -> Answered:
         """Make both sides equal again."""
         machine = at or self.oracle.machines[plan.p_machine]
         self.oracle.named.add((plan.name, "reverse" if reverse else "forward"))
         direction = m.Direction.REVERSE if reverse else m.Direction.FORWARD
-        params = m.PairResync(name=plan.name, direction=direction, full=full, force=force)
-        return await self.give(machine, "pair.resync", params)
+        limit = 1 << 20 if limited else None
+        params = m.PairResync(
+            name=plan.name,
+            direction=direction,
+            full=full,
+            force=force,
+            rate_limit_bytes_per_s=limit,
+        )
+        free = force or not reverse or not self._used(plan)
+        answer = await self.give(machine, "pair.resync", params)
+        if answer.done and not free and self._used(plan):
+            self.oracle.broken(
+                "L12", f"{plan.p_volume} is copied back while initiators are logged in to it"
+            )
+        return answer
+
+    def _used(self, plan: PairPlan) -> bool:
+        """Whether a copy back into a P-VOL has to be forced."""
+        record = self.record(plan, m.Role.P_VOL)
+        machine = self.oracle.machines[plan.p_machine]
+        # Going on with one that was forced before needs no force.
+        return (
+            record is not None
+            and record.goal != "reverse"
+            and machine.volume(plan.p_volume) is not None
+            and bool(machine.initiators(plan.p_volume))
+        )
 
     async def delete(self, plan: PairPlan, *, force: bool = False) -> Answered:
         """Dissolve a pair."""
@@ -203,19 +242,45 @@ class Operator:
         """Something an operator might do now."""
         rng = self.rng
         plan = rng.choice(self.plans)
+        can: list[tuple[float, Callable[[], Awaitable[object]]]] = [
+            (0.08, self._look),
+            (0.12 if len(self.plans) > 1 else 0, lambda: self.mark(self.plans[0], self.plans[1])),
+            (0.08, self._view),
+            (self.habits.delete, lambda: self.delete(plan, force=rng.random() < 0.3)),
+            (self.habits.restore, self.restore),
+            (0.15, self._mend),
+        ]
         chance = rng.random()
-        if chance < 0.10:
-            await self._look()
-        elif chance < 0.22 and len(self.plans) > 1:
-            await self.mark(self.plans[0], self.plans[1])
-        elif chance < 0.30:
-            await self._view()
-        elif chance < 0.33:
-            await self.delete(plan, force=rng.random() < 0.3)
-        elif chance < 0.37:
-            await self.restore()
-        else:
-            await self._by_state(plan)
+        for share, what in can:
+            chance -= share
+            if chance < 0:
+                await what()
+                return
+        await self._by_state(plan)
+
+    async def _mend(self) -> None:
+        """Replace a volume whose disk has failed, as quiet times do."""
+        for name, volume_name in self.oracle.volumes:
+            volume = self.oracle.machines[name].volume(volume_name)
+            if volume is not None and not volume.state.healthy:
+                await self.replace(self.oracle.machines[name], volume_name)
+                return
+
+    async def replace(self, machine: Machine, volume: str) -> None:
+        """Delete a volume with its pairs, and make it anew."""
+        for plan in self.plans:
+            if volume in (plan.p_volume, plan.s_volume):
+                await self.delete_both(plan)
+        if machine.volume(volume) is not None:
+            machine.initiators(volume).clear()
+        await self.give(machine, "volume.delete", m.VolumeDelete(name=volume))
+        await self.create_volume(machine, volume)
+
+    async def delete_both(self, plan: PairPlan) -> None:
+        """Dissolve a pair whose sides may not know each other any more."""
+        for name in dict.fromkeys((plan.p_machine, plan.s_machine)):
+            machine = self.oracle.machines[name]
+            await self.give(machine, "pair.delete", m.PairDelete(name=plan.name, force=True))
 
     async def _by_state(self, plan: PairPlan) -> None:
         rng = self.rng
@@ -232,7 +297,11 @@ class Operator:
                 await self.split(plan, writable=rng.random() < 0.5, at=at)
             else:
                 reverse = rng.random() < 0.35
-                await self.resync(plan, reverse=reverse, full=rng.random() < 0.1, at=at)
+                full, force = rng.random() < 0.1, rng.random() < 0.7
+                limited = rng.random() < self.habits.rate_limit
+                await self.resync(
+                    plan, reverse=reverse, full=full, force=force, limited=limited, at=at
+                )
         elif rng.random() < 0.2:
             await self.resync(plan, reverse=rng.random() < 0.5)
 

@@ -10,14 +10,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from controller.api.messages import PairState, Role
+from controller.catalogue import VolumeRecord
 from controller.pair.record import PairRecord
+from controller.pair.side import PairSide
 from controller.volume.intent import IntentRecord
 from controller.volume.volume import Volume
 from targets.lun import Access
 from tests.sim import laws
 from tests.sim.history import History, Version
+from tests.sim.loop import WORLD
 from tests.sim.machine import Machine
 from tests.sim.trace import Trace
+from tests.sim.watch import SideWatch
 
 Key = tuple[str, str]
 """Machine and volume."""
@@ -40,6 +44,9 @@ class Tracked:
     frozen: bytes | None = None
     """The image of the split, while it is a split S-VOL that hosts can't write to."""
     flush_failed_at: int | None = None
+    volume_id: str = ""
+    half: str = ""
+    """The id of the pair whose copy into it has begun and not ended: no point in time."""
 
 
 class Broken(Exception):  # noqa: N818  (an event of the run)
@@ -62,6 +69,10 @@ class Oracle:
     broke: list[Broken] = field(default_factory=list)
     logs: dict[Key, tuple[int, IntentRecord | None]] = field(default_factory=dict)
     """What each log says on disk, with the version of the file."""
+    watches: dict[tuple[str, Role], SideWatch] = field(default_factory=dict)
+    """By pair id and role: who watches the sides that run now."""
+    generations: set[str] = field(default_factory=set)
+    """Those that a write has begun."""
     now: int = 0
     writes: int = 0
 
@@ -89,9 +100,12 @@ class Oracle:
     def volume_changed(self, machine: Machine, volume: Volume) -> None:
         """Something about a volume changed in this step."""
         key = (machine.name, volume.name)
+        self._watch_sides(machine, volume)
         tracked = self.volumes.get(key)
         if tracked is None:
             return
+        if tracked.volume_id != machine.volume_id(volume.name):
+            tracked.volume_id, tracked.half = machine.volume_id(volume.name), ""
         records = [owner.record for owner in machine.node.pairs.of_volume(volume.name)]
         if any(r.role is Role.P_VOL and r.state is PairState.RCPY for r in records):
             if not tracked.copied_back:
@@ -115,6 +129,7 @@ class Oracle:
             if record.state is PairState.PAIR:
                 self.named.discard((record.name, "forward"))
                 self.named.discard((record.name, "reverse"))
+        self._point_in_time(machine, volume, tracked, records)
 
     @staticmethod
     def _forget_copy(tracked: Tracked, records: list[PairRecord]) -> None:
@@ -122,6 +137,62 @@ class Oracle:
         if not any(r.role is Role.P_VOL and r.goal == "reverse" for r in records):
             tracked.copied_back = tracked.copied_into = False
             tracked.followed = True
+
+    # ------------------------------------------------------------ laws L7 and L12
+
+    def _watch_sides(self, machine: Machine, volume: Volume) -> None:
+        for tracker in volume.trackers:
+            assert isinstance(tracker, PairSide)
+            key = (tracker.record.id, tracker.record.role)
+            known = self.watches.get(key)
+            if known is None or known.side is not tracker:
+                self.watches[key] = SideWatch(self, machine, tracker)
+
+    def watch_of_other(self, record: PairRecord) -> SideWatch | None:
+        """Who watches the other side of a pair, while that runs."""
+        role = Role.S_VOL if record.role is Role.P_VOL else Role.P_VOL
+        watch = self.watches.get((record.id, role))
+        return watch if watch is not None and watch.runs else None
+
+    def _point_in_time(
+        self, machine: Machine, volume: Volume, tracked: Tracked, records: list[PairRecord]
+    ) -> None:
+        """Law L7: a half copied volume is shown to nobody, and nothing is in sync with it."""
+        for record in records:
+            whole = record.state is PairState.PAIR
+            if record.role is Role.P_VOL and record.goal == "mirror" and not whole:
+                # A link that went at the very end of a copy back leaves a whole P-VOL.
+                whole = self._differs_at(machine, record) is None
+            if tracked.half != record.id or not whole:
+                continue
+            watch = self.watch_of_other(record)
+            source = self.volumes.get(watch.key) if watch is not None else None
+            if source is not None and source.half:
+                self.broken("L7", f"'{record.name}' is in sync with a half copied volume")
+            tracked.half = ""
+        if tracked.half and volume.access is not Access.NOT_READY:
+            self.broken(
+                "L7",
+                f"{machine.name}/{volume.name} is half copied and {volume.access.value} to hosts",
+            )
+
+    def look(self) -> None:
+        """What can be seen at any time."""
+        for watch in self.watches.values():
+            if watch.runs:
+                watch.check_generation()
+
+    def _owe_attention(self, machine: Machine, name: str) -> None:
+        """Law L12: hosts that are let in behind a copy back are told that the data changed."""
+        given, exporter = machine.attentions(name), machine.exporter
+
+        def check() -> None:
+            if machine.up and machine.exporter is exporter and machine.attentions(name) <= given:
+                self.broken(
+                    "L12", f"hosts of {machine.name}/{name} were not told that its data changed"
+                )
+
+        machine.loop.call_soon(check, context=WORLD)
 
     def _overwritten(
         self, key: Key, tracked: Tracked, records: list[PairRecord], role: Role
@@ -148,6 +219,7 @@ class Oracle:
             if record.role is Role.P_VOL and record.state is PairState.PAIR and tracked.copied_back:
                 self._same_as_source(machine, record)
                 self._rebase(machine, key, tracked)
+                self._owe_attention(machine, name)
                 return
         replaced = tracked.followed or (
             tracked.copied_back and (tracked.copied_into or self._copied_whole(machine, records))
@@ -219,6 +291,7 @@ class Oracle:
                 continue
             tracked.flush_failed_at = None
             volume = shelved.volume
+            self._watch_sides(machine, volume)
             owners = machine.node.pairs.of_volume(name)
             s_record = next((o.record for o in owners if o.record.role is Role.S_VOL), None)
             image = machine.image_of(name)
@@ -282,7 +355,7 @@ class Oracle:
                 tracked.copied_into |= any(
                     o.record.role is Role.P_VOL and o.side.sinking for o in owners
                 )
-            log = self._intent(machine, f"{volume_id}.intent")
+            log = self._intent(machine, shelved.record)
             if log is None or (not log.clean and self._names(log, offset_bytes, length_bytes)):
                 return
             self.broken(
@@ -291,11 +364,12 @@ class Oracle:
                 "extent is not durable in the log",
             )
 
-    def _intent(self, machine: Machine, file: str) -> IntentRecord | None:
+    def _intent(self, machine: Machine, volume: VolumeRecord) -> IntentRecord | None:
+        file = f"{volume.id}.meta"
         image = machine.meta.files[file]
         known = self.logs.get((machine.name, file))
         if known is None or known[0] != image.version:
-            known = (image.version, laws.read_intent(image.durable))
+            known = (image.version, laws.read_intent(volume, image.durable))
             self.logs[machine.name, file] = known
         return known[1]
 

@@ -99,22 +99,10 @@ class Quiet:
                 continue
             fine = False
             if volume is not None:
-                await self._drop(machine, volume_name)
-            await self._operator.create_volume(machine, volume_name)
+                await self._operator.replace(machine, volume_name)
+            else:
+                await self._operator.create_volume(machine, volume_name)
         return fine
-
-    async def _drop(self, machine: Machine, volume: str) -> None:
-        for plan in self._operator.plans:
-            if volume in (plan.p_volume, plan.s_volume):
-                await self._delete_both(plan)
-        await self._operator.give(machine, "volume.delete", m.VolumeDelete(name=volume))
-
-    async def _delete_both(self, plan: PairPlan) -> None:
-        for name in dict.fromkeys((plan.p_machine, plan.s_machine)):
-            machine = self._oracle.machines[name]
-            await self._operator.give(
-                machine, "pair.delete", m.PairDelete(name=plan.name, force=True)
-            )
 
     async def _pairs(self) -> bool:
         fine = True
@@ -134,7 +122,7 @@ class Quiet:
             else:
                 fine = False
                 if p is not None or s is not None:
-                    await self._delete_both(plan)
+                    await self._operator.delete_both(plan)
                 await self._operator.create_pair(plan)
         return fine
 

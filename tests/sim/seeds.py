@@ -14,6 +14,11 @@ from typing import TypeVar
 
 from tests.sim.run import Result, run_seed
 
+LONG_RUN_SEEDS = 5000
+CRASHES_A_SEED = 4.0
+CUTS_A_SEED = 1.6
+"""What a run of that length has to go through: 20,000 crashes and 8,000 cuts."""
+
 _Task = TypeVar("_Task")
 _Outcome = TypeVar("_Outcome")
 
@@ -37,6 +42,18 @@ class Totals:
         self.commands += result.commands
         self.writes += result.writes
         self.virtual_s += result.virtual_s
+
+    def too_mild(self) -> str:
+        """What a long run has seen too little of to prove what it should; empty if nothing."""
+        if self.seeds < LONG_RUN_SEEDS:
+            return ""
+        per_seed = {"crashes": CRASHES_A_SEED, "cuts": CUTS_A_SEED}
+        seen = {"crashes": self.crashes, "cuts": self.cuts}
+        return ", ".join(
+            f"{seen[what]} {what}, fewer than {floor:.1f} a seed"
+            for what, floor in per_seed.items()
+            if seen[what] < floor * self.seeds
+        )
 
     def text(self, elapsed_s: float) -> str:
         """One line."""

@@ -12,9 +12,10 @@ import pytest
 from tests.sim import __main__ as program
 from tests.sim.mutants import MUTANTS, Mutant, hunt
 from tests.sim.run import run_seed
+from tests.sim.seeds import Totals
 
 ROOT = Path(__file__).parents[2]
-SEEDS = 100
+SEEDS = 200
 
 
 def run(*arguments: str, hash_seed: str = "0") -> subprocess.CompletedProcess[str]:
@@ -55,6 +56,14 @@ def test_a_planted_bug_is_found(name: str) -> None:
     index = next(index for index, mutant in enumerate(MUTANTS) if mutant.name == name)
     found = hunt((index, 0, 20))
     assert found.law, f"{name}: not found in {found.seeds} seeds"
+
+
+def test_a_long_run_that_sees_too_little_fails() -> None:
+    enough = Totals(seeds=5000, crashes=20_000, cuts=8_000)
+    assert enough.too_mild() == ""
+    assert "7999 cuts" in Totals(seeds=5000, crashes=20_000, cuts=7_999).too_mild()
+    assert "19999 crashes" in Totals(seeds=5000, crashes=19_999, cuts=8_000).too_mild()
+    assert Totals(seeds=200).too_mild() == "", "a short run proves little, and may"
 
 
 def test_a_failed_seed_shows_its_trace_and_how_to_replay_it(

@@ -1,0 +1,13 @@
+"""The list of planted bugs."""
+
+from __future__ import annotations
+
+from tests.sim.mutants import copied, mirrored, recorded, served
+from tests.sim.mutants.plant import Mutant
+
+MUTANTS: list[Mutant] = [
+    *recorded.MUTANTS,
+    *copied.MUTANTS,
+    *mirrored.MUTANTS,
+    *served.MUTANTS,
+]

@@ -1,0 +1,155 @@
+"""What sides of pairs do to each other's volumes, seen frame by frame (laws L2, L7, L8).
+
+Owns the watch over one machine's sides: it stands before what a side is told by the other one
+and by its volume, notes it, and passes it on unchanged. Must not know how the controller gets
+there; what it reports is wrong whatever the reason.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from controller.api.messages import PairState, Role
+from controller.pair.side import PairSide
+from controller.volume.bitmap import block_range
+from targets.lun import Access
+from tests.sim.disk import Image
+
+if TYPE_CHECKING:
+    from tests.sim.machine import Machine
+    from tests.sim.oracle import Oracle
+
+COPYING = (PairState.COPY, PairState.RCPY)
+
+
+class SideWatch:
+    """Stands before one side for as long as its controller runs."""
+
+    def __init__(self, oracle: Oracle, machine: Machine, side: PairSide) -> None:
+        self._oracle = oracle
+        self._machine = machine
+        self._epoch = machine.epoch
+        self.side = side
+        self.key = (machine.name, side.record.volume)
+        self._copied: dict[int, int] = {}
+        """Blocks that a copy has written here, and the number of that write on the disk."""
+        self._on_write, self._on_discard = side.on_write, side.on_discard
+        self._begin_generation, self._clear = side.begin_generation, side.bitmap.clear
+        taken: Any = side
+        taken.on_write, taken.on_discard = self._written, self._discarded
+        taken.begin_generation = self._generation_begun
+        taken.bitmap.clear = self._cleared
+
+    @property
+    def runs(self) -> bool:
+        """Whether this is a side that still is, of a controller that still runs."""
+        return (
+            self._machine.up
+            and self._machine.epoch is self._epoch
+            and self.side in self.side.volume.trackers
+        )
+
+    # ------------------------------------------------------------ what comes from the other side
+
+    def _written(self, offset_bytes: int, data: memoryview, *rest: Any, copy: bool) -> None:
+        before = self._arrives(copy=copy)
+        size = len(data)
+        self._on_write(offset_bytes, data, *rest, copy=copy)
+        self._arrived(before, offset_bytes, size, copy=copy)
+
+    def _discarded(self, offset_bytes: int, length_bytes: int, *rest: Any, copy: bool) -> None:
+        before = self._arrives(copy=copy)
+        self._on_discard(offset_bytes, length_bytes, *rest, copy=copy)
+        self._arrived(before, offset_bytes, length_bytes, copy=copy)
+
+    def _arrives(self, *, copy: bool) -> int:
+        """A frame is about to take effect: is this volume a point in time after that?"""
+        side, record = self.side, self.side.record
+        key = self.key
+        tracked = self._oracle.volumes.get(key)
+        other = self._oracle.watch_of_other(record)
+        if tracked is None or not side.sinking or record.state not in COPYING:
+            return self._image.last_sequence
+        if copy or len(side.bitmap) or (other is not None and len(other.side.bitmap)):
+            tracked.half = record.id
+            self._nobody_relies_on(key)
+        return self._image.last_sequence
+
+    def _nobody_relies_on(self, key: tuple[str, str]) -> None:
+        """Law L7: hosts are out, and what mirrors the volume was split before."""
+        volume = self.side.volume
+        if volume.access is not Access.NOT_READY:
+            self._oracle.broken(
+                "L7", f"{key[0]}/{key[1]} is {volume.access.value} to hosts and half copied"
+            )
+        for owner in self._machine.node.pairs.of_volume(key[1]):
+            record = owner.record
+            if (
+                owner.side is not self.side
+                and record.role is Role.P_VOL
+                and record.state is PairState.PAIR
+                and owner.side.mirroring
+            ):
+                self._oracle.broken(
+                    "L7",
+                    f"{key[0]}/{key[1]} is half copied, and '{record.name}' in PAIR mirrors that",
+                )
+
+    @property
+    def _image(self) -> Image:
+        return self._machine.file_of(self.side.record.volume)
+
+    def _arrived(self, before: int, offset_bytes: int, length_bytes: int, *, copy: bool) -> None:
+        if not copy:
+            return
+        end = offset_bytes + length_bytes
+        for write in reversed(self._image.pending):
+            if write.sequence <= before:
+                break
+            if offset_bytes <= write.offset_bytes < end:
+                first, count = block_range(write.offset_bytes, len(write.data))
+                for block in range(first, first + count):
+                    self._copied[block] = write.sequence
+
+    def unflushed(self, first: int, count: int) -> int | None:
+        """A block of these that a copy has written here and that could be lost in a crash."""
+        if not self._copied:
+            return None
+        pending = {write.sequence for write in self._image.pending}
+        for block in range(first, first + count):
+            if self._copied.pop(block, None) in pending:
+                return block
+        return None
+
+    # ------------------------------------------------------------ what this side makes of it
+
+    def _cleared(self, first: int, count: int) -> None:
+        """Law L2: what a copy has brought is flushed there before a bit is cleared."""
+        record = self.side.record
+        if record.state in COPYING and self.side.copier is not None:
+            watch = self._oracle.watch_of_other(record)
+            block = watch.unflushed(first, count) if watch is not None else None
+            if block is not None:
+                self._oracle.broken(
+                    "L2",
+                    f"'{record.name}' clears the bit of block {block}, which {record.other_volume} "
+                    "has not flushed",
+                )
+        self._clear(first, count)
+
+    def _generation_begun(self, generation: str) -> None:
+        """Law L8: the first write begins a generation, and nothing else does."""
+        if self.side.volume._queue:
+            self._oracle.generations.add(generation)
+        self._begin_generation(generation)
+        self.check_generation()
+
+    def check_generation(self) -> None:
+        """A generation of its own is one that a write has begun."""
+        record = self.side.record
+        if record.current != record.baseline and record.current not in self._oracle.generations:
+            self._oracle.broken(
+                "L8",
+                f"'{record.name}', {record.role}, is at a generation of its own, and nothing was "
+                f"written to {record.volume} since the sides parted",
+            )
