@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from controller.api.messages import PairState
 from controller.pair import messages as msg
+from controller.pair.standing import split_news
 from controller.pair.table import Event, after
 from controller.volume.store import StoreError, finished
 
@@ -58,6 +59,10 @@ class Follower:
             record.settled = record.settled and record.state is state
             record.label = split.label
             owner.set_state(state)
+        elif state is not None:
+            record.reason, record.next_step = split_news(record.name, consistent=False)
+            owner.see_split_brain()
+            owner.services.changed(side)
         owner.post(msg.SplitDone())
 
     async def take(self, message: msg.Message) -> None:

@@ -15,7 +15,7 @@ from controller.api.messages import Direction, PairState, Role
 from controller.pair import messages as msg
 from controller.pair.asked import Asked
 from controller.pair.generations import Decision, How, Rule, Side, decide
-from controller.pair.standing import NAME_THE_VICTIM
+from controller.pair.standing import NAME_THE_VICTIM, split_news
 from controller.pair.table import Answer, Command
 from controller.volume.store import StoreError, finished
 
@@ -369,7 +369,7 @@ class Leader:
             if record.state is PairState.PSUE and not record.halted:
                 # The link broke while a copy was being prepared: the split stands.
                 owner.set_state(PairState.PSUS)
-            record.reason = record.next_step = ""
+            record.reason, record.next_step = split_news(record.name, consistent=report.consistent)
             owner.see_split_brain()
             owner.services.changed(self._side)
         elif not record.halted and record.state is PairState.PSUE:

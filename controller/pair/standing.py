@@ -16,6 +16,18 @@ NAME_THE_VICTIM = (
 )
 
 
+def split_news(name: str, *, consistent: bool) -> tuple[str, str]:
+    """Reason and next step of a split whose S-VOL is or isn't consistent.
+
+    It isn't when a crash cut off a copy after the S-VOL had got ready and before the P-VOL's
+    side had noted it, or when the split itself was not on its disk. The split stands, nobody
+    copies by himself, so both sides say what helps.
+    """
+    if consistent:
+        return "", ""
+    return "the S-VOL holds no point in time", f"copy to it again: trilun pair resync {name}"
+
+
 def report_of(side: PairSide, in_use: str) -> msg.Report:
     """Where this side stands; `in_use` says why it can't be the target of a copy now."""
     record, volume = side.record, side.volume
