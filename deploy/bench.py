@@ -2,6 +2,7 @@
 
 Owns what docs/numbers.md records. Everything runs on loopback, on files in one directory.
     memory     resident size of controllers with a 1 TiB sparse volume and one pair
+    recovery   what is compared and copied after a crash, and after a cut of the link
     target     the embedded target against tgtd: the same client, the same file system
 """
 
@@ -18,10 +19,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from deploy.pair import PATH, LocalPair, PairError, free_port
+from deploy.recovery import measure_recovery
 
 TIB = 1 << 40
 FILE_BYTES = 256 << 20
@@ -150,14 +152,20 @@ def measure_target(directory: Path) -> dict[str, dict[str, float]]:
     return results
 
 
+MEASURES: dict[str, Callable[[Path], Mapping[str, object]]] = {
+    "memory": measure_memory,
+    "recovery": measure_recovery,
+    "target": measure_target,
+}
+
+
 def main() -> int:
     """Run what is named, or all."""
     parser = argparse.ArgumentParser(prog="deploy/bench", description=__doc__)
-    parser.add_argument("what", nargs="*", metavar="memory|target", default=["memory", "target"])
+    parser.add_argument("what", nargs="*", metavar="|".join(MEASURES), default=list(MEASURES))
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    measures = {"memory": measure_memory, "target": measure_target}
-    unknown = set(arguments.what) - set(measures)
+    unknown = set(arguments.what) - set(MEASURES)
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     # A terminated benchmark unwinds like an interrupted one, so that nothing stays behind.
@@ -166,7 +174,7 @@ def main() -> int:
     for name in arguments.what:
         directory = Path(tempfile.mkdtemp(prefix="trilun-bench-", dir="/var/tmp"))
         try:
-            results[name] = measures[name](directory)
+            results[name] = MEASURES[name](directory)
         except PairError as error:
             print(f"bench {name}: {error}", file=sys.stderr)
             return 1
@@ -186,7 +194,7 @@ def show(name: str, found: object) -> None:
     for key, value in found.items():
         if isinstance(value, dict):
             cells = "  ".join(f"{label} {number:10.2f}" for label, number in value.items())
-            print(f"  {key:<22} {cells}")
+            print(f"  {key:<28} {cells}")
         else:
             print(f"  {key:<22} {value:10.2f}")
 

@@ -189,22 +189,23 @@ class Copier:
 
     def _send_run(self, first: int, count: int) -> int:
         offset_bytes = first * BLOCK_BYTES
-        if self._doubt is not None:
-            doubtful = self._doubt.next_run(first, CHUNK_BYTES // BLOCK_BYTES)
-            if doubtful is not None and doubtful[0] == first:
-                return self._compare(first, min(count, doubtful[1]))
-            if doubtful is not None:
-                count = min(count, doubtful[0] - first)
+        in_doubt, count = self._doubtful(first, count)
         data_at = self._store.next_data(offset_bytes)
         if data_at is None or data_at >= offset_bytes + BLOCK_BYTES:
             if data_at is not None:
                 count = min(count, data_at // BLOCK_BYTES - first)
-            self._sent(first, count, 0)
-            piece = _Piece(self, count * BLOCK_BYTES, DISCARD_WEIGHT_BYTES)
-            self._channel.discard(offset_bytes, count * BLOCK_BYTES, piece, copy=True)
+            if in_doubt:
+                self._ask(first, count, b"")
+            else:
+                self._sent(first, count, 0)
+                piece = _Piece(self, count * BLOCK_BYTES, DISCARD_WEIGHT_BYTES)
+                self._channel.discard(offset_bytes, count * BLOCK_BYTES, piece, copy=True)
             return DISCARD_WEIGHT_BYTES
         count = min(count, CHUNK_BYTES // BLOCK_BYTES)
-        self._read(first, count)
+        if in_doubt:
+            self._compare(first, count)
+        else:
+            self._read(first, count)
         return count * BLOCK_BYTES
 
     def _read(self, first: int, count: int) -> None:
@@ -237,22 +238,32 @@ class Copier:
 
     # ------------------------------------------------------------ doubt
 
-    def _compare(self, first: int, count: int) -> int:
-        """Ask which of these blocks differ; their bits are dealt with when the answer is there."""
+    def _doubtful(self, first: int, count: int) -> tuple[bool, int]:
+        """Whether a run begins in doubt, and how much of it is like its beginning."""
+        run = None if self._doubt is None else self._doubt.next_run(first, count)
+        if run is None:
+            return False, count
+        if run[0] == first:
+            return True, run[1]
+        return False, min(count, run[0] - first)
 
+    def _compare(self, first: int, count: int) -> None:
         def ask(data: memoryview) -> None:
             digests = digests_of(data)
-            self._cursor = first + count
-            self._comparing += 1
-            self._in_flight_bytes += DISCARD_WEIGHT_BYTES
-            self.compared_bytes += len(data)
             self._cap.spent(len(digests))
-            inquiry = _Inquiry(self, first, count)
-            self._channel.compare(first * BLOCK_BYTES, len(data), digests, inquiry, copy=True)
+            self._ask(first, count, digests)
             self.pump()
 
         self.reader.read(first, count, ask, self._unreadable)
-        return count * BLOCK_BYTES
+
+    def _ask(self, first: int, count: int, digests: bytes) -> None:
+        """Ask which of these blocks differ; their bits are dealt with when the answer is there."""
+        self._cursor = first + count
+        self._comparing += 1
+        self._in_flight_bytes += DISCARD_WEIGHT_BYTES
+        self.compared_bytes += count * BLOCK_BYTES
+        inquiry = _Inquiry(self, first, count)
+        self._channel.compare(first * BLOCK_BYTES, count * BLOCK_BYTES, digests, inquiry, copy=True)
 
     def compared(self, first: int, count: int, differing: int | None) -> None:
         """The target has compared: what is equal needs a flush only, the rest travels."""

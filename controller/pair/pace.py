@@ -5,7 +5,6 @@ Owns the two small calculations. Pure: time comes in as seconds of a monotonic c
 
 from __future__ import annotations
 
-
 ROUNDING_S = 1e-6
 
 
