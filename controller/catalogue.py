@@ -29,6 +29,8 @@ class VolumeRecord(BaseModel):
     id: str = Field(pattern=r"^[0-9a-f]{32}$")
     size_bytes: int
     generation: str
+    metadata_generation: int = 0
+    """No valid superblock of the volume is older: an old file that was put back is seen."""
     consistent: bool = True
     healthy: bool = True
 

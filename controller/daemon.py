@@ -42,7 +42,7 @@ from controller.volume.file import DirectoryDisk
 from controller.volume.offload import ThreadOffload
 from controller.volume.slots import CorruptError
 from controller.volume.store import StoreError
-from controller.volumes import IntentSettings
+from controller.volume.superblock import IntentSettings
 from targets.iscsi.chap import ChapCredentials
 from targets.iscsi.server import IscsiServer
 

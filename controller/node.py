@@ -29,8 +29,9 @@ from controller.pair.side import PairSide
 from controller.pairing import Pairing
 from controller.pairs import Pairs
 from controller.volume.store import Disk, StoreDone, StoreError
+from controller.volume.superblock import IntentSettings
 from controller.volume.volume import Volume
-from controller.volumes import IntentSettings, Volumes
+from controller.volumes import Volumes
 from targets.lun import UnitAttention
 
 log = logging.getLogger(__name__)

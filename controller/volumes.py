@@ -17,12 +17,12 @@ from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from controller.catalogue import Catalogue, ViewRecord, VolumeRecord
 from controller.exports import Exporter, target_name
-from controller.volume.intent import LAYOUT as INTENT_LAYOUT
 from controller.volume.intent import IntentRecord
+from controller.volume.metadata import Metadata, create_metadata, metadata_file, open_metadata
 from controller.volume.overlay import OverlayStore
 from controller.volume.services import VolumeServices
-from controller.volume.slots import CorruptError, SlotRing
 from controller.volume.store import BlockStore, Disk, StoreError, StoreFault, finished
+from controller.volume.superblock import Identity, IntentSettings
 from controller.volume.volume import Volume
 from targets.lun import LunIdentity
 
@@ -32,14 +32,6 @@ DRAIN_WITHIN_S = 10.0
 """How long a clean stop waits for writes that are under way between volumes."""
 
 
-@dataclass(frozen=True, slots=True)
-class IntentSettings:
-    """How the write-intent logs are cut."""
-
-    extent_bytes: int
-    hot_extents: int
-
-
 @dataclass(slots=True)
 class Shelved:
     """A volume and what belongs to it."""
@@ -47,15 +39,18 @@ class Shelved:
     record: VolumeRecord
     volume: Volume
     iqn: str
-    intent_store: BlockStore | None
-    intent_ring: SlotRing | None
-    hot_at_start: IntentRecord | None
-    """What the log said when it was opened: None means that nothing it says can be trusted."""
+    metadata: Metadata | None
+    """A view has none."""
     view_of: str | None = None
     claims: int = 0
     """Pairs that are being made of it and don't track it yet."""
     leaving: bool = False
     """It is being deleted: nothing may begin to use it."""
+
+    @property
+    def hot_at_start(self) -> IntentRecord | None:
+        """What the log said when it was opened: None means that nothing it says can be trusted."""
+        return None if self.metadata is None else self.metadata.hot
 
 
 def identity_of(volume_id: str) -> LunIdentity:
@@ -121,25 +116,16 @@ class Volumes:
 
     async def _open(self, record: VolumeRecord) -> None:
         store = self._disk.open(_data_file(record.id), record.size_bytes, create=False)
-        intent_store = self._meta_disk.open(
-            _intent_file(record.id), INTENT_LAYOUT.ring_bytes, create=False
-        )
-        ring = SlotRing(intent_store, INTENT_LAYOUT)
-        hot: IntentRecord | None = None
-        try:
-            raw = await ring.load()
-            hot = IntentRecord.decode(raw) if raw is not None else None
-        except CorruptError as error:
-            log.warning("volume %s: %s; everything is taken as dirty", record.name, error)
-        self._shelve(record, store, intent_store, ring, hot)
+        identity = Identity(bytes.fromhex(record.id), record.size_bytes, record.metadata_generation)
+        metadata = await open_metadata(self._meta_disk, record.id, identity, self._settings)
+        record.metadata_generation = metadata.generation
+        self._shelve(record, store, metadata)
 
     def _shelve(
         self,
         record: VolumeRecord,
         store: BlockStore,
-        intent_store: BlockStore | None,
-        ring: SlotRing | None,
-        hot: IntentRecord | None,
+        metadata: Metadata | None,
         view_of: str | None = None,
     ) -> Shelved:
         volume = Volume(
@@ -147,12 +133,12 @@ class Volumes:
             identity_of(record.id),
             store,
             self._services,
-            intent_ring=ring,
+            intent_ring=None if metadata is None else metadata.ring,
             extent_bytes=self._settings.extent_bytes,
             hot_extents=self._settings.hot_extents,
         )
         iqn = target_name(self._node, record.name, record.id)
-        shelved = Shelved(record, volume, iqn, intent_store, ring, hot, view_of)
+        shelved = Shelved(record, volume, iqn, metadata, view_of)
         volume.sessions = lambda: len(self._exporter.sessions(iqn))
         self._shelf[record.name] = shelved
         return shelved
@@ -198,8 +184,8 @@ class Volumes:
                 await finished(intent.commit_clean)
             except StoreError as error:
                 log.warning("volume %s is not closed cleanly: %s", volume.name, error)
-        if shelved.intent_store is not None:
-            shelved.intent_store.close()
+        if shelved.metadata is not None:
+            shelved.metadata.store.close()
         volume.store.close()
 
     # ------------------------------------------------------------ commands
@@ -229,19 +215,17 @@ class Volumes:
         )
         try:
             store = self._disk.open(_data_file(record.id), asked.size_bytes, create=True)
-            intent_store = self._meta_disk.open(
-                _intent_file(record.id), INTENT_LAYOUT.ring_bytes, create=True, reserve=True
+            metadata = await create_metadata(
+                self._meta_disk, record.id, record.size_bytes, self._settings
             )
-            ring = SlotRing(intent_store, INTENT_LAYOUT)
-            hot = IntentRecord(self._settings.extent_bytes, clean=True, extents=())
-            await finished(lambda done: ring.commit(hot.encode(), done))
         except StoreError as error:
             self._disk.remove(_data_file(record.id))
-            self._meta_disk.remove(_intent_file(record.id))
+            self._meta_disk.remove(metadata_file(record.id))
             raise _refused(f"volume '{asked.name}'", error) from error
+        record.metadata_generation = metadata.generation
         self._catalogue.contents.volumes.append(record)
         await self._catalogue.commit()
-        shelved = self._shelve(record, store, intent_store, ring, hot)
+        shelved = self._shelve(record, store, metadata)
         self._exporter.offer(shelved.iqn, shelved.volume)
         return shelved, True
 
@@ -261,11 +245,11 @@ class Volumes:
         del self._shelf[name]
         self._catalogue.contents.volumes.remove(shelved.record)
         await self._catalogue.commit()
-        if shelved.intent_store is not None:
-            shelved.intent_store.close()
+        if shelved.metadata is not None:
+            shelved.metadata.store.close()
         shelved.volume.store.close()
         self._disk.remove(_data_file(shelved.record.id))
-        self._meta_disk.remove(_intent_file(shelved.record.id))
+        self._meta_disk.remove(metadata_file(shelved.record.id))
         return shelved
 
     def _check_unused(self, shelved: Shelved) -> None:
@@ -345,7 +329,7 @@ class Volumes:
             generation=base.record.generation,
         )
         store = OverlayStore(base.volume.store, delta)
-        shelved = self._shelve(record, store, None, None, None, view_of=asked.volume)
+        shelved = self._shelve(record, store, None, view_of=asked.volume)
         self._exporter.offer(shelved.iqn, shelved.volume)
         return shelved, True
 
@@ -372,10 +356,6 @@ class Volumes:
 
 def _data_file(volume_id: str) -> str:
     return f"{volume_id}.volume"
-
-
-def _intent_file(volume_id: str) -> str:
-    return f"{volume_id}.intent"
 
 
 def _view_file(view_id: str) -> str:

@@ -23,8 +23,8 @@ from controller.node import LoopClock, Node, NodeSettings, Surroundings
 from controller.volume.file import DirectoryDisk
 from controller.volume.offload import ThreadOffload
 from controller.volume.store import Disk
+from controller.volume.superblock import IntentSettings
 from controller.volume.volume import Volume
-from controller.volumes import IntentSettings
 from targets.lun import LunError, UnitAttention
 from tests.plug import CrashDisk, Plug
 

@@ -213,7 +213,7 @@ class DirectoryDisk:
         if found_bytes != size_bytes:
             os.close(fd)
             detail = f"{path} has {found_bytes} bytes, expected {size_bytes}"
-            raise StoreError(StoreFault.IO, detail)
+            raise StoreError(StoreFault.WRONG_SIZE, detail)
         return FileStore(path, fd, size_bytes, self._offload)
 
     def _lay_out(self, fd: int, size_bytes: int, *, reserve: bool) -> None:

@@ -12,15 +12,18 @@ import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from controller.volume.slots import CorruptError, SlotLayout, SlotRing
+from controller.volume.slots import CorruptError, SlotRing
 from controller.volume.store import StoreDone, StoreError
 
 _RECORD = struct.Struct("<IBxxxI")
 """extent bytes, clean flag, number of extents; the extents follow as u32 each."""
-SLOT_BYTES = 4096
-SLOTS = 8
-LAYOUT = SlotLayout(b"trilunIL", SLOT_BYTES, SLOTS)
-MAX_HOT_EXTENTS = (LAYOUT.max_payload_bytes - _RECORD.size) // 4
+MAX_HOT_EXTENTS = 16384
+"""What a slot of 68 KiB holds: 1 GiB in extents of 64 KiB."""
+
+
+def record_bytes(extents: int) -> int:
+    """Length of a record with so many extents."""
+    return _RECORD.size + 4 * extents
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +46,14 @@ class IntentRecord:
         if len(payload) < _RECORD.size:
             raise CorruptError("intent record too short")
         extent_bytes, clean, count = _RECORD.unpack_from(payload)
-        if len(payload) != _RECORD.size + 4 * count or extent_bytes == 0:
+        if len(payload) != record_bytes(count) or extent_bytes == 0:
             raise CorruptError("intent record of the wrong length")
         if clean > 1 or (clean and count):
             raise CorruptError("intent record that is neither clean nor in use")
-        return cls(extent_bytes, bool(clean), struct.unpack_from(f"<{count}I", payload, 12))
+        extents: tuple[int, ...] = struct.unpack_from(f"<{count}I", payload, _RECORD.size)
+        if len(set(extents)) != count:
+            raise CorruptError("intent record that names an extent twice")
+        return cls(extent_bytes, bool(clean), extents)
 
 
 class HotExtents:

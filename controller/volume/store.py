@@ -22,6 +22,7 @@ class StoreFault(enum.Enum):
     NO_SPACE = "no_space"
     IO = "io"
     CLOSED = "closed"
+    WRONG_SIZE = "wrong_size"
 
 
 class StoreError(Exception):
@@ -102,7 +103,7 @@ class Disk(Protocol):
     def open(
         self, name: str, size_bytes: int, *, create: bool, reserve: bool = False
     ) -> BlockStore:
-        """Open a store; StoreError when it isn't there or hasn't that size.
+        """Open a store; StoreError when it isn't there, WRONG_SIZE when it hasn't that size.
 
         A store created with `reserve` has its space set aside: writes to it never meet a full
         disk, which is what metadata needs (law L10).

@@ -22,8 +22,8 @@ import pytest
 from controller.api import messages as m
 from controller.embedded import EmbeddedExporter
 from controller.link.transport import Peer
+from controller.volume.superblock import IntentSettings
 from controller.volume.volume import Volume
-from controller.volumes import IntentSettings
 from hostagent.attach.attacher import LunAddress
 from hostagent.attach.qemu import QemuAttacher
 from hostagent.filesystem.volumes import HostVolumes, MountPlan

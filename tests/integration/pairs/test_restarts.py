@@ -236,7 +236,7 @@ async def test_a_view_does_not_outlive_its_controller(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- damaged metadata
 
 
-@pytest.mark.parametrize("kind", ["*.intent", "*.s.bitmap"])
+@pytest.mark.parametrize("kind", ["*.meta", "*.s.bitmap"])
 async def test_damaged_metadata_is_taken_as_all_dirty(kind: str, tmp_path: Path) -> None:
     """Never as clean: everything is compared by copying it."""
     async with site(tmp_path) as both:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from controller.api import messages as m
-from controller.volumes import IntentSettings
+from controller.volume.superblock import IntentSettings
 from tests.sim.crashpoints.boundary import Boundary, CountedDisk
 from tests.sim.crashpoints.judge import Judge
 from tests.sim.crashpoints.record import Archive

@@ -13,8 +13,9 @@ from controller.link.frames import MAX_PAYLOAD_BYTES, FrameError, Kind, parse
 from controller.service.config import ControllerConfig
 from controller.volume.bitmap import PAGE_BITS
 from controller.volume.bitmap_file import SLOT_BYTES, decode_page, encode_header
-from controller.volume.intent import LAYOUT, IntentRecord
+from controller.volume.intent import IntentRecord
 from controller.volume.slots import decode_slot
+from controller.volume.superblock import FILE_BYTES, SUPERBLOCKS, IntentSettings, Superblock
 from hostagent.config import AgentConfig
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -29,8 +30,20 @@ def example(page: str, name: str) -> bytes:
     return bytes.fromhex("".join(line[6:] for line in found.group(1).splitlines()))
 
 
+EXAMPLE_VOLUME = Superblock.plan(PAIR_ID, 16 << 30, 1, IntentSettings(4 << 20, 256))
+
+
+def test_superblock() -> None:
+    slot = decode_slot(SUPERBLOCKS, example("formats.md", "superblock").ljust(4096, b"\0"))
+    assert slot is not None
+    assert slot[0] == 2
+    assert Superblock.decode(slot[1]) == EXAMPLE_VOLUME
+    page = (ROOT / "docs/formats.md").read_text(encoding="utf-8")
+    assert f"`<volume id>.meta` has {FILE_BYTES:,} bytes" in page
+
+
 def test_intent_slot() -> None:
-    slot = decode_slot(LAYOUT, example("formats.md", "intent-slot").ljust(4096, b"\0"))
+    slot = decode_slot(EXAMPLE_VOLUME.ring, example("formats.md", "intent-slot").ljust(4096, b"\0"))
     assert slot is not None
     assert slot[0] == 7
     record = IntentRecord.decode(slot[1])

@@ -54,3 +54,30 @@ class MemoryStore:
 
     def close(self) -> None:
         self.closed = True
+
+
+class MemoryDisk:
+    """Stores in memory by name."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, MemoryStore] = {}
+
+    def open(
+        self, name: str, size_bytes: int, *, create: bool, reserve: bool = False
+    ) -> MemoryStore:
+        del reserve
+        if create:
+            assert name not in self.files
+            self.files[name] = MemoryStore(size_bytes)
+        if name not in self.files:
+            raise StoreError(StoreFault.IO, f"there is no {name}")
+        store = self.files[name]
+        if store.size_bytes != size_bytes:
+            raise StoreError(StoreFault.WRONG_SIZE, name)
+        return store
+
+    def exists(self, name: str) -> bool:
+        return name in self.files
+
+    def remove(self, name: str) -> None:
+        self.files.pop(name, None)

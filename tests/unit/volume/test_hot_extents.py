@@ -6,11 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.volume.faulty import FaultRule, FaultyStore
-from controller.volume.intent import LAYOUT, HotExtents, IntentLog, IntentRecord
-from controller.volume.slots import SlotRing
+from controller.volume.intent import HotExtents, IntentLog, IntentRecord
+from controller.volume.slots import SlotLayout, SlotRing
 from controller.volume.store import StoreDone, StoreError, StoreFault
 from tests.unit.volume.memory import MemoryStore
 
+LAYOUT = SlotLayout(b"trilunIL", slot_bytes=4096, slots=4)
 LIMIT = 6
 extents = st.integers(0, 20)
 steps = st.lists(
