@@ -217,7 +217,7 @@ class Campaign:
             lambda pairs: (
                 _linked(pairs)
                 and pairs["remote@ctl1"].state in states
-                and (remote_in_sync(pairs) or _split(pairs))
+                and (remote_in_sync(pairs) or _not_begun(pairs))
             ),
             f"the remote pair is in one of {', '.join(states)}",
         )
@@ -285,8 +285,15 @@ def _linked(pairs: Pairs) -> bool:
 
 
 def _not_begun(pairs: Pairs) -> bool:
-    """The P-VOL's side decides; a target that had got ready waits for another word."""
-    return _linked(pairs) and pairs["remote@ctl1"].state is S.PSUS
+    """The split stands; a target that a crash left half ready says what helps, on both sides."""
+    return _linked(pairs) and (
+        _split(pairs)
+        or (
+            pairs["remote@ctl1"].state is S.PSUS
+            and pairs["remote@ctl2"].state is S.PSUE
+            and all("resync" in pairs[f"remote@{node}"].next_step for node in ("ctl1", "ctl2"))
+        )
+    )
 
 
 def _marked(pairs: Pairs) -> bool:
