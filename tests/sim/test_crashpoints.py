@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from tests.sim.crashpoints import __main__ as program
 from tests.sim.crashpoints.runner import count, named, run_once
 from tests.sim.crashpoints.scenarios import SCENARIOS
+from tests.sim.crashpoints.world import CrashAt
 from tests.sim.mutants import MUTANTS
 
 ROOT = Path(__file__).parents[2]
@@ -33,16 +33,16 @@ def traced(scenario: str, hash_seed: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def first_failure(scenario: str, crashes: int) -> str:
-    """What the first crash of a scenario breaks that breaks anything, or an empty text."""
+def first_failure(scenario: str) -> tuple[CrashAt | None, str]:
+    """The first run of a scenario that breaks something: its crash, if it has one, and what."""
     tally, found = count(scenario)
     if tally.failures:
-        return tally.failures[0].broke
-    for crash in islice(found, crashes):
+        return None, tally.failures[0].broke
+    for crash in found:
         broke = run_once(named(scenario), crash).broke
         if broke:
-            return broke[0]
-    return ""
+            return crash, broke[0]
+    return None, ""
 
 
 def test_there_are_scenarios_enough_and_each_has_a_name_of_its_own() -> None:
@@ -86,7 +86,9 @@ def test_a_crash_is_where_the_count_says_it_is() -> None:
 def test_a_planted_bug_is_found(name: str, scenario: str) -> None:
     mutant = next(mutant for mutant in MUTANTS if mutant.name == name)
     with mutant.planted():
-        assert first_failure(scenario, 400), f"{name} was not found in '{scenario}'"
+        crash, broke = first_failure(scenario)
+    assert broke, f"{name} was not found in '{scenario}'"
+    assert not run_once(named(scenario), crash).broke
 
 
 def test_a_failure_says_how_to_see_it_again(capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,7 +35,7 @@ class Judge:
         self.two_writers = False
         """Hosts wrote to two volumes: no single order of writes explains both."""
         self.splits: list[tuple[PairPlan, int, str, str]] = []
-        """Splits under way: the plan, when it began, and what holds the instant."""
+        """Splits without an answer: the plan, when it began, and what holds the instant."""
         self._mirrors: list[PairPlan] = []
 
     # ------------------------------------------------------------ on paper
@@ -99,7 +99,8 @@ class Judge:
             source = world.oracle.volumes[plan.p_machine, plan.p_volume]
             image = world.oracle.machines[plan.s_machine].image_of(plan.s_volume)
             wrong = source.history.wrong_after_crash(image)
-            if wrong is not None:
+            # A restart settles the source's own history: its disk kept what nobody had flushed.
+            if wrong is not None and self.archive.wrong_after_crash(image) is not None:
                 world.oracle.broken(
                     "L5", f"{plan.s_volume} mirrors {plan.p_volume} and lacks flushed data: {wrong}"
                 )

@@ -132,8 +132,11 @@ class Steps:
         plan = self.plan(pair)
         # A local pair's instant is one of the remote stream: only its end is known.
         began = self.world.oracle.tick() if pair == "remote" else -1
-        self.world.judge.splits.append((plan, began, plan.s_machine, plan.s_volume))
+        under_way = (plan, began, plan.s_machine, plan.s_volume)
+        self.world.judge.splits.append(under_way)
         answer = await self.world.operator.split(plan, writable=writable)
+        if not self.world.over:
+            self.world.judge.splits.remove(under_way)
         if answered:
             self._answered(answer)
 
@@ -141,9 +144,12 @@ class Steps:
         """Take a backup: the third volume gets one instant of the first."""
         self._next()
         remote, local = self.plan("remote"), self.plan("local")
-        began = self.world.oracle.tick()
-        self.world.judge.splits.append((remote, began, local.s_machine, local.s_volume))
-        self._answered(await self.world.operator.mark(remote, local))
+        under_way = (remote, self.world.oracle.tick(), local.s_machine, local.s_volume)
+        self.world.judge.splits.append(under_way)
+        answer = await self.world.operator.mark(remote, local)
+        if not self.world.over:
+            self.world.judge.splits.remove(under_way)
+        self._answered(answer)
 
     async def resync(
         self, pair: str = "remote", *, reverse: bool = False, full: bool = False

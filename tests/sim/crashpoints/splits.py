@@ -1,0 +1,146 @@
+"""Stories of splits: of one pair, by a mark in the stream, and what is written after them.
+
+Owns the order of their steps only: `steps.py` carries them out, and what is judged is elsewhere.
+"""
+
+from __future__ import annotations
+
+from controller.api import messages as m
+from tests.sim.crashpoints.scenario import ASYNC, LOCAL, Scenario
+from tests.sim.crashpoints.steps import Steps
+
+PSUS = m.PairState.PSUS
+
+
+async def _cold_writes_after_split(steps: Steps) -> None:
+    for block in (14, 11, 9, 7, 5, 2):
+        await steps.write(block)
+
+
+async def _split(steps: Steps) -> None:
+    await steps.write(12)
+    await steps.write(3)
+    await steps.split()
+    await steps.settle()
+
+
+async def _second_cold(steps: Steps) -> None:
+    for block in (12, 9, 6):
+        await steps.write(block)
+    await steps.stop("b")
+    await steps.start("b")
+    await steps.until()
+
+
+async def _split_behind_queue(steps: Steps) -> None:
+    # Hot at the first, cold at the second: it has to queue what the first has acknowledged.
+    for block in (12, 9, 6):
+        await steps.write(block)
+    await steps.split()
+    await steps.write(12)
+    await steps.settle()
+
+
+async def _split_under_writes(steps: Steps) -> None:
+    for block in (12, 9, 6):
+        steps.meanwhile(steps.write(block))
+    steps.meanwhile(steps.split())
+    steps.meanwhile(steps.write(2))
+    await steps.settle()
+
+
+async def _split_writable(steps: Steps) -> None:
+    await steps.write(5)
+    await steps.split(writable=True)
+    await steps.opened("second")
+    await steps.write(9, volume="second")
+    await steps.flush("second")
+
+
+async def _split_again_writable(steps: Steps) -> None:
+    await steps.split(writable=True)
+    await steps.settle()
+
+
+async def _split_only(steps: Steps) -> None:
+    await steps.split()
+    await steps.settle()
+
+
+async def _first_write_after_split(steps: Steps) -> None:
+    await steps.write(9)
+    await steps.write(3)
+    await steps.flush()
+
+
+async def _marked(steps: Steps) -> None:
+    await steps.write(12)
+    await steps.write(5)
+    await steps.mark()
+    await steps.write(2)
+
+
+async def _marked_under_writes(steps: Steps) -> None:
+    for block in (9, 5):
+        steps.meanwhile(steps.write(block))
+    steps.meanwhile(steps.mark())
+    steps.meanwhile(steps.write(3))
+    await steps.settle()
+
+
+async def _split_cut(steps: Steps) -> None:
+    await steps.write(9)
+    steps.meanwhile(steps.split(answered=False))
+    await steps.when(
+        lambda: (
+            (record := steps.world.operator.record(steps.plan("remote"), m.Role.P_VOL)) is not None
+            and record.state is PSUS
+        )
+    )
+    await steps.cut()
+    await steps.write(3)
+    await steps.until(state=PSUS)
+
+
+async def _marked_only(steps: Steps) -> None:
+    await steps.mark()
+    await steps.write(9)
+
+
+async def _view(steps: Steps) -> None:
+    await steps.give("b", "view.open", m.ViewOpen(volume="third", view="view"))
+    await steps.write_view(3)
+    await steps.write(2)
+    await steps.give("b", "view.close", m.Named(name="view"))
+
+
+SCENARIOS = [
+    Scenario("split", "writes, then a split", _split),
+    Scenario("split-under-writes", "a split between writes under way", _split_under_writes),
+    Scenario("split-async", "the same in async mode", _split_under_writes, ASYNC),
+    Scenario(
+        "split-behind-queue",
+        "a split while the second still queues what was acknowledged",
+        _split_behind_queue,
+        ASYNC,
+        before=_second_cold,
+    ),
+    Scenario("split-writable", "a split, and the first write at the second", _split_writable),
+    Scenario("split-again", "a split is made writable", _split_again_writable, before=_split_only),
+    Scenario(
+        "first-write",
+        "the first writes after a split",
+        _first_write_after_split,
+        before=_split_only,
+    ),
+    Scenario(
+        "split-cold-write",
+        "so many writes after a split that marked extents leave",
+        _cold_writes_after_split,
+        before=_split_only,
+    ),
+    Scenario("split-cut", "a cut while a split is under way", _split_cut),
+    Scenario("mark", "a backup's mark between writes", _marked, LOCAL),
+    Scenario("mark-under-writes", "a mark among writes under way", _marked_under_writes, LOCAL),
+    Scenario("view", "a view of the third: open, write, close", _view, LOCAL, before=_marked_only),
+]
