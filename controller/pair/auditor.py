@@ -58,18 +58,18 @@ class Auditor:
         """Mark what differs, then repair it or say so."""
         side, record, owner = self._side, self._record, self._owner
         verifier = side.verifier
-        if verifier is None or verifier.running:
+        if verifier is None:
             return
         if len(verifier.found):
             side.bitmap.union(verifier.found)
             await finished(side.bitmap_file.save)
-            if verifier.repair and side.mirroring and record.state is PairState.PAIR:
-                await self._repair(verifier)
-            elif record.state is PairState.PAIR:
-                record.reason = (
-                    f"verify: {format_size(verifier.found.dirty_bytes)} of the S-VOL differ"
-                )
-                record.next_step = f"trilun pair verify {record.name} --repair"
+        mirrors = side.mirroring and record.state is PairState.PAIR
+        if verifier.repair and len(verifier.found) and mirrors:
+            await self._repair(verifier)
+        elif len(verifier.found) and mirrors:
+            record.reason = f"verify: {format_size(verifier.found.dirty_bytes)} of the S-VOL differ"
+            record.next_step = f"trilun pair verify {record.name} --repair"
+        verifier.conclude()
         owner.services.changed(side)
 
     async def _repair(self, verifier: Verifier) -> None:
@@ -78,7 +78,7 @@ class Auditor:
         if report.in_use:
             record.reason = f"verify found differences, and can't repair them: {report.in_use}"
             record.next_step = f"end that, then: trilun pair verify {record.name} --repair"
-            verifier.stop(report.in_use)
+            verifier.unrepaired(report.in_use)
             return
         # In one step: from here on writes are marked, until the copy mirrors again.
         side.part()
@@ -87,6 +87,6 @@ class Auditor:
         try:
             await self._leader.resync(Asked(Command.RESYNC), automatic=True)
         except RejectedError as error:
-            verifier.stop(error.message)
+            verifier.unrepaired(error.message)
             owner.set_state(PairState.PSUE, error.message, error.next_step)
             raise

@@ -3,8 +3,8 @@
 Owns the cursor and the findings of one run over a source's volume. Digests travel in the same
 stream as the writes, so a block is compared at one point of the order of writes and a difference
 is a difference. Where there was no telling, because a write overtook a read, it asks again; a
-block that can't be told after `TRIES` is counted as busy. Marks what differs, repairs nothing.
-Ends by calling `ended` with a reason when it was stopped and an empty text when it is through.
+block that can't be told after `TRIES` is counted as busy. It marks and repairs nothing. When it is
+over, well or not, it calls `over` once, and is shown as ended when its owner has concluded it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Verifier:
         channel: Channel,
         clock: Clock,
         rate_limit_bytes_per_s: int | None,
-        ended: Callable[[], None],
+        over: Callable[[], None],
         *,
         repair: bool,
     ) -> None:
@@ -63,7 +63,7 @@ class Verifier:
         self._store = volume.store
         self._channel = channel
         self._clock = clock
-        self._ended = ended
+        self._over = over
         self._cap = RateCap(rate_limit_bytes_per_s, clock.now_s())
         self._meter = Meter(clock.now_s())
         self._began_s = clock.now_s()
@@ -81,20 +81,42 @@ class Verifier:
         self.reader = SourceReader(volume.store)
         self.state = VerifyState.RUNNING
         self.reason = ""
+        self._active = True
+        self._outcome = VerifyState.ENDED
         self.found = DirtyBitmap(self._blocks)
         """The blocks that differ."""
 
     @property
     def running(self) -> bool:
-        """Whether it goes on."""
+        """Whether its findings are not all there yet."""
         return self.state is VerifyState.RUNNING
 
     def stop(self, reason: str) -> None:
         """Give up; what was found until now stays found, and a repair goes on with the pair."""
         if self.state is VerifyState.REPAIRING:
-            self.state, self.reason = VerifyState.STOPPED, reason
+            self.unrepaired(reason)
         else:
             self._end(VerifyState.STOPPED, reason)
+
+    def _end(self, outcome: VerifyState, reason: str) -> None:
+        if not self._active:
+            return
+        self._active = False
+        self._outcome, self.reason = outcome, reason
+        self._took_s = self._clock.now_s() - self._began_s
+        self.reader.stop()
+        if self._cancel_timer is not None:
+            self._cancel_timer()
+        self._over()
+
+    def conclude(self) -> None:
+        """What was found is marked, durably: the outcome may be shown."""
+        if self.running:
+            self.state = self._outcome
+
+    def unrepaired(self, reason: str) -> None:
+        """What differs can't be copied now."""
+        self.state, self.reason = VerifyState.STOPPED, reason
 
     def repairing(self) -> None:
         """What differs is being copied."""
@@ -105,19 +127,9 @@ class Verifier:
         if self.state is VerifyState.REPAIRING:
             self.state, self.repaired = VerifyState.ENDED, True
 
-    def _end(self, state: VerifyState, reason: str) -> None:
-        if not self.running:
-            return
-        self.state, self.reason = state, reason
-        self._took_s = self._clock.now_s() - self._began_s
-        self.reader.stop()
-        if self._cancel_timer is not None:
-            self._cancel_timer()
-        self._ended()
-
     def pump(self) -> None:
         """Ask as much as window, cap and politeness allow."""
-        if self._pumping or not self.running:
+        if self._pumping or not self._active:
             return
         self._pumping = True
         asked_bytes = 0
@@ -129,14 +141,13 @@ class Verifier:
             inquiry = self._again.pop() if self._again else self._next()
             if inquiry is None:
                 if not self._asked:
-                    repair = self.repair and len(self.found)
-                    self._end(VerifyState.REPAIRING if repair else VerifyState.ENDED, "")
+                    self._end(VerifyState.ENDED, "")
                 break
             asked_bytes += self._ask(inquiry)
         self._pumping = False
 
     def _may_ask(self) -> bool:
-        return self.running and not self.reader.busy and self._asked < WINDOW
+        return self._active and not self.reader.busy and self._asked < WINDOW
 
     def _later(self, delay_s: float) -> None:
         if self._cancel_timer is not None:
@@ -182,7 +193,7 @@ class Verifier:
 
     def compared(self, inquiry: _Inquiry, differing: int | None) -> None:
         """An answer has arrived."""
-        if not self.running:
+        if not self._active:
             return
         self._asked -= 1
         if differing is not None:
