@@ -197,15 +197,18 @@ class SimDisk:
             self.files[name].crash(rng, mode)
 
     def decay(self, rng: Random) -> str:
-        """Make every block of some log or bitmap unreadable as what it was; its name."""
+        """Make some log, or a part of some bitmap, unreadable as what it was; its name."""
         names = [name for name in sorted(self.files) if name.endswith((".meta", ".bitmap"))]
         if not names:
             return "nothing"
         name = rng.choice(names)
         image = self.files[name]
-        for at in range(0, len(image.live), BLOCK_BYTES):
-            if name.endswith(".meta") or rng.random() < 0.5:
-                image.spoil(at, rng.randbytes(SECTOR_BYTES))
+        blocks = range(len(image.live) // BLOCK_BYTES)
+        if name.endswith(".bitmap"):
+            # Its head, or a page: each is to be noticed on its own.
+            blocks = rng.choice((blocks[:1], blocks[1:]))
+        for block in blocks:
+            image.spoil(block * BLOCK_BYTES, rng.randbytes(SECTOR_BYTES))
         return name
 
     def after_crash(self, rng: Random, mode: CrashMode) -> dict[str, bytearray]:

@@ -58,6 +58,17 @@ def read_intent(volume: VolumeRecord, raw: bytes | bytearray) -> IntentRecord | 
     return read_image(raw, identity, newest_slot)
 
 
+def first_difference(one: bytes | bytearray, two: bytes | bytearray) -> int | None:
+    """The first byte in which two images differ."""
+    if one == two:
+        return None
+    for at in range(0, len(one), BLOCK_BYTES):
+        mine, theirs = one[at : at + BLOCK_BYTES], two[at : at + BLOCK_BYTES]
+        if mine != theirs:
+            return at + next(i for i in range(len(mine)) if mine[i] != theirs[i])
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Half:
     """One side of a pair in its machine's files."""

@@ -165,6 +165,13 @@ class Fabric:
         for end in self.between(one, two):
             end.lingers_until_s = self.loop.time() + for_s
 
+    def strand(self, here: str, there: str) -> None:
+        """One end is gone, the other doesn't know, and what was sent to it arrives still."""
+        for end in self.between(here, there):
+            if end.machine == here:
+                error = ConnectionResetError("connection reset by the simulator")
+                self.loop.call_soon(end.lose, error, context=WORLD)
+
     def machine_died(self, machine: str) -> None:
         """Its ends are gone; the other ends hear of it soon, or never."""
         self.listeners.pop(machine, None)

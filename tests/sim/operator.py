@@ -16,6 +16,7 @@ from controller.api import messages as m
 from controller.api.codes import Code, Verdict
 from controller.api.errors import RejectedError
 from controller.commands import Outcome
+from controller.pair.generations import Rule
 from controller.pair.record import PairRecord
 from targets.lun import Access
 from tests.sim.loop import Died
@@ -184,6 +185,24 @@ class Operator:
             and bool(machine.initiators(plan.p_volume))
         )
 
+    async def resolve(
+        self, plan: PairPlan, *, discard_p: bool, at: Machine | None = None
+    ) -> Answered:
+        """End a split-brain by giving up what one side wrote."""
+        machine = at or self.oracle.machines[plan.p_machine]
+        remote = plan.kind is m.PairKind.REMOTE
+        ends = (plan.p_machine, plan.s_machine) if remote else (plan.p_volume, plan.s_volume)
+        self.oracle.named.add((plan.name, "reverse" if discard_p else "forward"))
+        params = m.PairResolve(name=plan.name, discard=ends[0 if discard_p else 1], force=True)
+        return await self.give(machine, "pair.resolve", params)
+
+    async def verify(self, plan: PairPlan, *, repair: bool, limited: bool) -> Answered:
+        """Compare both sides under I/O; the oracle looks at what is found (law VERIFY)."""
+        machine = self.oracle.machines[plan.p_machine]
+        limit = 1 << 20 if limited else None
+        params = m.PairVerify(name=plan.name, repair=repair, rate_limit_bytes_per_s=limit)
+        return await self.give(machine, "pair.verify", params)
+
     async def delete(self, plan: PairPlan, *, force: bool = False) -> Answered:
         """Dissolve a pair."""
         machine = self.oracle.machines[plan.p_machine]
@@ -244,7 +263,7 @@ class Operator:
         plan = rng.choice(self.plans)
         can: list[tuple[float, Callable[[], Awaitable[object]]]] = [
             (0.08, self._look),
-            (0.12 if len(self.plans) > 1 else 0, lambda: self.mark(self.plans[0], self.plans[1])),
+            (self.habits.mark, lambda: self.mark(self.plans[0], self.plans[1])),
             (0.08, self._view),
             (self.habits.delete, lambda: self.delete(plan, force=rng.random() < 0.3)),
             (self.habits.restore, self.restore),
@@ -282,6 +301,10 @@ class Operator:
             machine = self.oracle.machines[name]
             await self.give(machine, "pair.delete", m.PairDelete(name=plan.name, force=True))
 
+    async def go_on(self, name: str) -> None:
+        """Give what a pair's state allows, at once."""
+        await self._by_state(next(plan for plan in self.plans if plan.name == name))
+
     async def _by_state(self, plan: PairPlan) -> None:
         rng = self.rng
         record = self.record(plan, m.Role.P_VOL)
@@ -291,10 +314,16 @@ class Operator:
         if record is None:
             await self.create_pair(plan)
         elif record.state is m.PairState.PAIR:
-            await self.split(plan, writable=rng.random() < 0.5, at=at)
+            if rng.random() < 0.3:
+                limited = rng.random() < self.habits.rate_limit
+                await self.verify(plan, repair=rng.random() < 0.3, limited=limited)
+            elif rng.random() >= self.habits.patience:
+                await self.split(plan, writable=rng.random() < 0.5, at=at)
         elif record.state in (m.PairState.PSUS, m.PairState.PSUE):
             if rng.random() < 0.15:
                 await self.split(plan, writable=rng.random() < 0.5, at=at)
+            elif rng.random() < 0.1 or split_brain(record):
+                await self.resolve(plan, discard_p=rng.random() < 0.5, at=at)
             else:
                 reverse = rng.random() < 0.35
                 full, force = rng.random() < 0.1, rng.random() < 0.7
@@ -341,6 +370,11 @@ class Operator:
         await self.resync(local, reverse=True)
         await asyncio.sleep(self.rng.uniform(0, 2))
         await self.resync(remote, reverse=True)
+
+
+def split_brain(record: PairRecord) -> bool:
+    """Whether a side shows a split-brain."""
+    return Rule.SPLIT_BRAIN.value in record.reason
 
 
 REFUSED_FULL = {Code.FULL_COPY_NEEDED, Code.UNRELATED}

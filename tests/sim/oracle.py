@@ -7,6 +7,7 @@ law ends the run.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from controller.api.messages import PairState, Role
@@ -73,11 +74,16 @@ class Oracle:
     """By pair id and role: who watches the sides that run now."""
     generations: set[str] = field(default_factory=set)
     """Those that a write has begun."""
+    on_state: Callable[[PairRecord], None] = lambda _record: None
+    """Told when a pair has come to another state."""
+    states: dict[tuple[str, Role], PairState] = field(default_factory=dict)
+    reads_fail: bool = False
+    """A block that can't be read is one that differs, to a verify."""
     now: int = 0
     writes: int = 0
 
     def tick(self) -> int:
-        """The next count of events."""
+        """Count an event."""
         self.now += 1
         return self.now
 
@@ -129,6 +135,9 @@ class Oracle:
             if record.state is PairState.PAIR:
                 self.named.discard((record.name, "forward"))
                 self.named.discard((record.name, "reverse"))
+            if self.states.get((record.id, record.role)) is not record.state:
+                self.states[record.id, record.role] = record.state
+                self.on_state(record)
         self._point_in_time(machine, volume, tracked, records)
 
     @staticmethod
@@ -137,8 +146,6 @@ class Oracle:
         if not any(r.role is Role.P_VOL and r.goal == "reverse" for r in records):
             tracked.copied_back = tracked.copied_into = False
             tracked.followed = True
-
-    # ------------------------------------------------------------ laws L7 and L12
 
     def _watch_sides(self, machine: Machine, volume: Volume) -> None:
         for tracker in volume.trackers:
@@ -181,6 +188,7 @@ class Oracle:
         for watch in self.watches.values():
             if watch.runs:
                 watch.check_generation()
+                watch.check_verifier(reads_fail=self.reads_fail)
 
     def _owe_attention(self, machine: Machine, name: str) -> None:
         """Law L12: hosts that are let in behind a copy back are told that the data changed."""
@@ -251,11 +259,8 @@ class Oracle:
 
     def _differs_at(self, machine: Machine, record: PairRecord) -> int | None:
         source = self.machines[record.peer] if record.peer else machine
-        mine = machine.image_of(record.volume)
         theirs = source.image_of(record.other_volume)
-        if mine == theirs:
-            return None
-        return next(i for i in range(len(mine)) if mine[i] != theirs[i])
+        return laws.first_difference(machine.image_of(record.volume), theirs)
 
     def _rebase(self, machine: Machine, key: Key, tracked: Tracked) -> None:
         name = key[1]
@@ -311,7 +316,7 @@ class Oracle:
                 and tracked.frozen is not None
                 and image != tracked.frozen
             ):
-                at = next(i for i in range(len(image)) if image[i] != tracked.frozen[i])
+                at = laws.first_difference(image, tracked.frozen) or 0
                 self.broken(
                     "L7",
                     f"after a restart of {machine.name}, split {name} is no longer what it "

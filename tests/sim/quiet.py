@@ -14,7 +14,7 @@ from controller.api import messages as m
 from controller.api.codes import Code
 from tests.sim import laws
 from tests.sim.machine import Machine
-from tests.sim.operator import ANSWER_WITHIN_S, REFUSED_FULL, Operator, PairPlan
+from tests.sim.operator import ANSWER_WITHIN_S, REFUSED_FULL, Operator, PairPlan, split_brain
 from tests.sim.oracle import Oracle
 
 WITHIN_S = 600.0
@@ -118,13 +118,18 @@ class Quiet:
                 running = p.state in (m.PairState.COPY, m.PairState.RCPY)
                 if running or (waited % PATIENCE and p.state is m.PairState.PSUE):
                     continue
-                await self._resync(plan)
+                if not (split_brain(p) and await self._resolved(plan)):
+                    await self._resync(plan)
             else:
                 fine = False
                 if p is not None or s is not None:
                     await self._operator.delete_both(plan)
                 await self._operator.create_pair(plan)
         return fine
+
+    async def _resolved(self, plan: PairPlan) -> bool:
+        answer = await self._operator.resolve(plan, discard_p=False)
+        return answer.outcome is not None
 
     async def _resync(self, plan: PairPlan) -> None:
         operator = self._operator
@@ -162,7 +167,7 @@ class Quiet:
             p = oracle.machines[plan.p_machine].image_of(plan.p_volume)
             s = oracle.machines[plan.s_machine].image_of(plan.s_volume)
             if p != s:
-                at = next(i for i in range(len(p)) if p[i] != s[i])
+                at = laws.first_difference(p, s) or 0
                 oracle.broken(
                     "L3", f"'{plan.name}' is in PAIR and differs at byte {at} (block {at // 4096})"
                 )
@@ -178,10 +183,26 @@ class Quiet:
             (self._durable(x, data=True), self._durable(x, data=False))
             for x in oracle.machines.values()
         ]
+        await self._verified()
         wrong = laws.not_clear(images)
         if wrong is not None:
             oracle.broken("L3", wrong)
         self._histories()
+
+    async def _verified(self) -> None:
+        """A verify of a quiet equal pair reports nothing, and ends."""
+        for plan in self._operator.plans:
+            await self._operator.verify(plan, repair=False, limited=False)
+        await asyncio.sleep(5)
+        for machine in self._oracle.machines.values():
+            for owner in machine.node.pairs.owners():
+                verifier = owner.side.verifier
+                if owner.record.role is not m.Role.P_VOL or verifier is None:
+                    continue
+                info = verifier.info()
+                if info.state is not m.VerifyState.ENDED or info.busy_bytes:
+                    self._oracle.broken("VERIFY", f"at rest, '{owner.record.name}': {info}")
+        self._oracle.look()
 
     async def _idle(self) -> None:
         for _ in range(60):

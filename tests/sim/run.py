@@ -56,7 +56,7 @@ class Simulation:
         self.weather = draw_weather(Random(self.rng.random()))
         self.loop = VirtualLoop(self._uncaught)
         self.trace = Trace(self.loop)
-        self.oracle = Oracle(self.trace)
+        self.oracle = Oracle(self.trace, reads_fail=self.weather.data.read_error > 0)
         self.fabric = Fabric(Random(self.rng.random()), self.loop)
         self.size_bytes = self.rng.choice((256 << 10, 512 << 10, 1 << 20))
         self.plans = self._draw_plans()

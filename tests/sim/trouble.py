@@ -7,11 +7,14 @@ controllers are between two steps. Must not judge: the oracle is asked after eac
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from random import Random
+from typing import Any
 
+from controller.pair.record import PairRecord
 from tests.sim import laws
 from tests.sim.disk import CRASH_MODES
+from tests.sim.loop import WORLD
 from tests.sim.machine import Machine
 from tests.sim.net import Fabric
 from tests.sim.operator import Operator
@@ -52,6 +55,7 @@ class Trouble:
             repeated.append((weather.command_every_s, self._operator.random))
         tasks = [asyncio.ensure_future(self._repeat(end_s, *each)) for each in repeated]
         self._operator.on_command = self._follow
+        self._oracle.on_state = self._state_changed
         try:
             await asyncio.gather(*tasks)
             self._over = True
@@ -59,6 +63,7 @@ class Trouble:
                 await asyncio.wait(self._following)
         finally:
             self._operator.on_command = lambda: None
+            self._oracle.on_state = lambda _record: None
             for task in [*tasks, *self._following]:
                 task.cancel()
         self._raise_mistakes()
@@ -81,14 +86,30 @@ class Trouble:
     def _follow(self) -> None:
         """A command was given: does something go wrong while it is carried out?"""
         rng = self._rng
-        if self._over or rng.random() >= self._weather.trouble_follows:
+        if rng.random() < self._weather.trouble_follows:
+            self._soon(self._cut if rng.random() < 0.5 else self._crash)
+
+    def _state_changed(self, record: PairRecord) -> None:
+        """A pair has taken a step, and the next one has begun."""
+        rng = self._rng
+        if rng.random() < self._weather.trouble_follows / 2:
+            self._soon(self._cut if rng.random() < 0.7 else self._crash)
+        if rng.random() < self._weather.habits.haste:
+            self._soon(lambda: self._operator.go_on(record.name))
+
+    def _soon(self, what: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        rng = self._rng
+        delay_s = rng.expovariate(1 / rng.choice(FOLLOWS_WITHIN_S))
+        if self._over:
             return
 
         async def later() -> None:
-            await asyncio.sleep(rng.expovariate(1 / rng.choice(FOLLOWS_WITHIN_S)))
-            await (self._cut() if rng.random() < 0.5 else self._crash())
+            await asyncio.sleep(delay_s)
+            await what()
 
-        self._following.add(asyncio.ensure_future(later()))
+        # In the world's context: a crash of the machine whose step this is must not take it away.
+        task = asyncio.get_running_loop().create_task(later(), context=WORLD.copy())
+        self._following.add(task)
 
     # ------------------------------------------------------------ looks
 
@@ -150,16 +171,25 @@ class Trouble:
             self._oracle.event(f"STALL of the link {other}-b for {for_s:.2f} s")
             fabric.stall(other, "b", for_s)
             return
-        late_s = 0.0
         if kind < 0.4:
-            # What is under way lingers somewhere, and arrives when a new connection is up.
-            late_s = rng.uniform(0, 3)
-            fabric.linger(other, "b", late_s)
-            await asyncio.sleep(rng.uniform(0, 0.2))
-        half_open = late_s > 0 or rng.random() < 0.4
+            await self._strand(other)
+            return
+        half_open = rng.random() < 0.4
         self.cuts += 1
         self._oracle.event(
             f"CUT of the link {other}-b for {for_s:.2f} s{', half open' if half_open else ''}"
-            f"{f', its last bytes come {late_s:.2f} s late' if late_s else ''}"
         )
         fabric.cut(other, "b", for_s, half_open=half_open)
+
+    async def _strand(self, other: str) -> None:
+        """Bytes linger somewhere, and arrive when a new connection is up (law L9)."""
+        rng = self._rng
+        late_s = rng.uniform(0.5, 3)
+        self._fabric.linger(other, "b", late_s)
+        await asyncio.sleep(rng.uniform(0.1, 0.4))
+        ends = [other, "b"]
+        if rng.random() < 0.3:
+            ends.reverse()
+        self.cuts += 1
+        self._oracle.event(f"CUT of the link {other}-b at {ends[0]}; old bytes come late")
+        self._fabric.strand(*ends)

@@ -153,3 +153,11 @@ class SideWatch:
                 f"'{record.name}', {record.role}, is at a generation of its own, and nothing was "
                 f"written to {record.volume} since the sides parted",
             )
+
+    def check_verifier(self, *, reads_fail: bool) -> None:
+        """Sides in PAIR are equal at every point of the stream: a verify finds nothing."""
+        verifier = self.side.verifier
+        if verifier is not None and len(verifier.found) and not reads_fail:
+            self._oracle.broken(
+                "VERIFY", f"'{self.side.record.name}': a verify found {list(verifier.found.runs())}"
+            )

@@ -23,6 +23,12 @@ class Habits:
     """A resync is given a rate limit."""
     overlap: bool
     """Two operators work at the same time."""
+    mark: float = 0.12
+    """A backup is taken."""
+    patience: float = 0.0
+    """A pair in PAIR is left alone."""
+    haste: float = 0.0
+    """How often a pair's new state is answered by the next command at once."""
 
 
 @dataclass(frozen=True)
@@ -79,20 +85,23 @@ def draw_weather(rng: Random) -> Weather:
     sizes = {4 << 10: (12, 40, 200), 16 << 10: (4, 8, 16), 64 << 10: (4,)}
     return Weather(
         duration_s=rng.uniform(6, 12),
-        crash_every_s=rng.choice((1.0, 2.0, 4.0)),
-        cut_every_s=rng.choice((1.5, 3.0, 8.0)),
+        crash_every_s=rng.choice((1.2, 2.5, 5.0)),
+        cut_every_s=rng.choice((2.0, 5.0, 12.0)),
         command_every_s=rng.choice((0.2, 0.6, 1.5)),
-        host_pause_s=rng.choice((0.03, 0.08, 0.2)),
+        host_pause_s=rng.choice((0.04, 0.08, 0.2)),
         hosts=rng.randint(1, 3),
         extent_bytes=extent_bytes,
         hot_extents=rng.choice(sizes[extent_bytes]),
         prewritten=rng.random() < 0.5,
-        trouble_follows=rng.choice((0.0, 0.1, 0.3)),
-        decay=rng.choice((0.0, 0.0, 0.3)),
+        trouble_follows=rng.choice((0.0, 0.15, 0.4)),
+        decay=rng.choice((0.0, 0.0, 0.5)),
         habits=Habits(
             delete=rng.choice((0.03, 0.03, 0.2)),
             restore=rng.choice((0.04, 0.04, 0.2)),
             rate_limit=rng.choice((0.0, 0.5)),
+            mark=rng.choice((0.12, 0.12, 0.4)),
+            patience=rng.choice((0.0, 0.8)),
+            haste=rng.choice((0.0, 0.0, 0.3)),
             overlap=rng.random() < 0.3,
         ),
         data=data,

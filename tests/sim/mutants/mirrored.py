@@ -12,10 +12,11 @@ from controller.link.channel import Channel
 from controller.link.stream import Stream
 from controller.link.transport import Connection, Links
 from controller.pair import messages as msg
+from controller.pair.conversation import Conversation
 from controller.pair.follower import Follower
 from controller.pair.generations import Decision, How, Rule
 from controller.pair.leader import Leader
-from controller.pair.owner import Delivered, PairOwner
+from controller.pair.owner import PairOwner
 from controller.pair.side import PairSide
 from controller.pair.tickets import Mirrored
 from controller.volume.volume import Volume
@@ -99,15 +100,19 @@ def _hosts_let_in_too_early() -> list[Patch]:
     return [(PairOwner, "all_stored", all_stored)]
 
 
-def _old_message_acted_on() -> list[Patch]:
-    real = PairOwner._handle
+def _mirror_outlives_its_epoch() -> list[Patch]:
+    def on_lost(side: PairSide, reason: str) -> None:
+        side.channel = None
+        side.events.lost(reason)
 
-    async def handle(owner: PairOwner, item: object) -> Any:
-        if isinstance(item, Delivered):
-            item = Delivered(item.message, owner.side.channel)
-        return await real(owner, item)
+    return [(PairSide, "on_lost", on_lost)]
 
-    return [(PairOwner, "_handle", handle)]
+
+def _epoch_not_checked() -> list[Patch]:
+    def still(_talk: Conversation, _channel: object) -> None:
+        return
+
+    return [(Conversation, "still", still)]
 
 
 def _old_frames_applied() -> list[Patch]:
@@ -172,7 +177,8 @@ MUTANTS = [
     Mutant("stale acks counted", "L9", _stale_acks_counted),
     Mutant("sync write done before the peer", "SYNC", _done_before_the_peer),
     Mutant("hosts let in too early", "L7", _hosts_let_in_too_early),
-    Mutant("message of an old epoch acted on", "L9", _old_message_acted_on),
+    Mutant("mirror outlives its epoch", "L9", _mirror_outlives_its_epoch),
+    Mutant("epoch not checked", "L9", _epoch_not_checked),
     Mutant("old connection's frames applied", "L9", _old_frames_applied),
     Mutant("generation bumped at connect", "L8", _generation_bumped_at_connect),
     Mutant("split-brain overruled", "L8", _split_brain_overruled),
