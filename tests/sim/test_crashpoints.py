@@ -98,7 +98,7 @@ def test_a_failure_says_how_to_see_it_again(capsys: pytest.CaptureFixture[str]) 
         code = program.main(["--scenario", "split-again", "first-write", "--jobs", "1"])
     shown = capsys.readouterr().out
     assert code == 1
-    assert "replay: python -m tests.sim.crashpoints --scenario first-write --trace" in shown
+    assert "replay: deploy/sim --crash-points --scenario first-write --trace" in shown
 
 
 def test_a_crash_can_be_replayed_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""python -m tests.sim.crashpoints: lose power at every write and flush of every scenario.
+"""deploy/sim --crash-points: lose power at every write and flush of every scenario.
 
 Owns the command line and the report. Ends with 1 when a law was broken, and says how to see
 that run again.
@@ -65,7 +65,7 @@ def run_one(name: str, crash: CrashAt | None) -> int:
 def arguments(argv: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m tests.sim.crashpoints", description=(__doc__ or "").split("\n")[0]
+        prog="deploy/sim --crash-points", description=(__doc__ or "").split("\n")[0]
     )
     add = parser.add_argument
     add("--scenario", nargs="*", metavar="NAME", help="these and no others")

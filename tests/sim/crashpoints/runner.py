@@ -62,7 +62,7 @@ class Failure:
     def replay(self) -> str:
         """The command that shows it again."""
         at = f" {self.crash}" if self.crash is not None else " --trace"
-        return f"python -m tests.sim.crashpoints --scenario {self.scenario}{at}"
+        return f"deploy/sim --crash-points --scenario {self.scenario}{at}"
 
 
 @dataclass
