@@ -216,7 +216,7 @@ class LocalPair:
                 break
             deadline_s += 5
             signum = signal.SIGKILL
-        self._reap(pid)
+        self._gone(pid)
 
     def kill(self, name: str) -> None:
         """Kill a process as a crash would."""
@@ -226,7 +226,13 @@ class LocalPair:
         while start_time(pid) == began:
             self._reap(pid)
             time.sleep(0.01)
-        self._reap(pid)
+        self._gone(pid)
+
+    def _gone(self, pid: int) -> None:
+        """A process is a zombie while its threads end, and holds its files and ports till then."""
+        child = self.children.pop(pid, None)
+        if child is not None:
+            child.wait()
 
     def _reap(self, pid: int) -> None:
         child = self.children.get(pid)
