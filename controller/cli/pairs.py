@@ -234,7 +234,7 @@ def verify(session: Session, ref: Ref, repair: bool, no_wait: bool, rate_limit: 
         for line in verify_lines(ref.name, found):
             print_line(line)
     if found.state is m.VerifyState.STOPPED or (found.differing_bytes and not found.repaired):
-        raise SystemExit(Exit.FAILED)
+        click.get_current_context().exit(Exit.FAILED)
 
 
 @pair.command("wait")
