@@ -98,6 +98,11 @@ class Machine:
 
     # ------------------------------------------------------------ life
 
+    @property
+    def running(self) -> bool:
+        """Whether there is a controller process, also one that is still starting."""
+        return self.epoch is not None and self.epoch.alive
+
     async def start(self) -> bool:
         """Start the controller, if it doesn't run; False when its disk would not let it."""
         async with self._changing:

@@ -255,6 +255,11 @@ class Operator:
                 return owner.record
         return None
 
+    def in_pair(self, plan: PairPlan) -> bool:
+        """Whether a pair is in sync."""
+        record = self.record(plan, m.Role.P_VOL)
+        return record is not None and record.state is m.PairState.PAIR
+
     # ------------------------------------------------------------ at random
 
     async def random(self) -> None:

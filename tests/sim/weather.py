@@ -45,6 +45,8 @@ class Weather:
     hot_extents: int
     prewritten: bool
     """Hosts write before there are pairs, so that the first copy has something to copy."""
+    rough_start: bool
+    """Trouble begins before the pairs are in sync."""
     trouble_follows: float
     """How often a command is followed by a cut or a crash while it is under way."""
     decay: float
@@ -69,7 +71,7 @@ def _disks(rng: Random) -> tuple[Faults, Faults]:
     meta = Faults(
         cold_read=0.1,
         slow_flush=rng.choice((0.0, 0.05, 0.3, 0.7)),
-        flush_s=rng.choice((0.05, 0.3, 1.0)),
+        flush_s=rng.choice((0.05, 0.3, 1.0, 4.0)),
         read_error=rng.choice((0.0, 0.0, 0.005)) if bad else 0.0,
         write_error=rng.choice((0.0, 0.0, 0.001)) if bad else 0.0,
         flush_error=rng.choice((0.0, 0.0, 0.001)) if bad else 0.0,
@@ -87,22 +89,23 @@ def draw_weather(rng: Random) -> Weather:
         duration_s=rng.uniform(6, 12),
         crash_every_s=rng.choice((1.2, 2.5, 5.0)),
         cut_every_s=rng.choice((2.0, 5.0, 12.0)),
-        command_every_s=rng.choice((0.2, 0.6, 1.5)),
+        command_every_s=rng.choice((0.15, 0.4, 1.0)),
         host_pause_s=rng.choice((0.04, 0.08, 0.2)),
         hosts=rng.randint(1, 3),
         extent_bytes=extent_bytes,
         hot_extents=rng.choice(sizes[extent_bytes]),
         prewritten=rng.random() < 0.5,
+        rough_start=rng.random() < 0.2,
         trouble_follows=rng.choice((0.0, 0.15, 0.4)),
         decay=rng.choice((0.0, 0.0, 0.5)),
         habits=Habits(
-            delete=rng.choice((0.03, 0.03, 0.2)),
+            delete=rng.choice((0.02, 0.02, 0.1)),
             restore=rng.choice((0.04, 0.04, 0.2)),
             rate_limit=rng.choice((0.0, 0.5)),
             mark=rng.choice((0.12, 0.12, 0.4)),
             patience=rng.choice((0.0, 0.8)),
             haste=rng.choice((0.0, 0.0, 0.3)),
-            overlap=rng.random() < 0.3,
+            overlap=rng.random() < 0.4,
         ),
         data=data,
         meta=meta,
