@@ -38,6 +38,10 @@ class Host:
         self._logged_in = rng.random() < 0.5
         self.stopping = False
 
+    def tire(self) -> None:
+        """Slow down: the bad times are over but for a command that waits for its answer."""
+        self._pause_s *= 8
+
     async def run(self) -> None:
         """Work until told to stop."""
         rng = self._rng

@@ -224,7 +224,7 @@ class SimNetwork:
         assert epoch is not None
         await asyncio.sleep(fabric.delay_s * fabric.rng.uniform(0.5, 3))
         if fabric.refused_until_s.get(frozenset((self._machine, host)), 0) > fabric.loop.time():
-            if fabric.rng.random() < 0.2:
+            if fabric.rng.random() < 0.1:
                 await asyncio.sleep(5)
             raise OSError(113, "No route to host")
         fabric.connect(self._machine, epoch, factory, host)

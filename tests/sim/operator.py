@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from random import Random
-from typing import Any
 
 from controller.api import messages as m
 from controller.api.codes import Code, Verdict
@@ -25,6 +24,7 @@ from tests.sim.oracle import Oracle
 from tests.sim.weather import Habits
 
 ANSWER_WITHIN_S = 400.0
+PARTED = (m.PairState.PSUS, m.PairState.PSUE)
 
 
 @dataclass(frozen=True)
@@ -198,10 +198,9 @@ class Operator:
 
     async def verify(self, plan: PairPlan, *, repair: bool, limited: bool) -> Answered:
         """Compare both sides under I/O; the oracle looks at what is found (law VERIFY)."""
-        machine = self.oracle.machines[plan.p_machine]
         limit = 1 << 20 if limited else None
         params = m.PairVerify(name=plan.name, repair=repair, rate_limit_bytes_per_s=limit)
-        return await self.give(machine, "pair.verify", params)
+        return await self.give(self.oracle.machines[plan.p_machine], "pair.verify", params)
 
     async def delete(self, plan: PairPlan, *, force: bool = False) -> Answered:
         """Dissolve a pair."""
@@ -268,7 +267,7 @@ class Operator:
         plan = rng.choice(self.plans)
         can: list[tuple[float, Callable[[], Awaitable[object]]]] = [
             (0.08, self._look),
-            (self.habits.mark, lambda: self.mark(self.plans[0], self.plans[1])),
+            (self.habits.mark, self.backup),
             (0.08, self._view),
             (self.habits.delete, lambda: self.delete(plan, force=rng.random() < 0.3)),
             (self.habits.restore, self.restore),
@@ -319,12 +318,14 @@ class Operator:
         if record is None:
             await self.create_pair(plan)
         elif record.state is m.PairState.PAIR:
-            if rng.random() < 0.3:
+            if rng.random() < self.habits.mark and all(map(self.in_pair, self.plans[:2])):
+                await self.mark(self.plans[0], self.plans[1])
+            elif rng.random() < 0.3:
                 limited = rng.random() < self.habits.rate_limit
                 await self.verify(plan, repair=rng.random() < 0.3, limited=limited)
             elif rng.random() >= self.habits.patience:
                 await self.split(plan, writable=rng.random() < 0.5, at=at)
-        elif record.state in (m.PairState.PSUS, m.PairState.PSUE):
+        elif record.state in PARTED:
             if rng.random() < 0.15:
                 await self.split(plan, writable=rng.random() < 0.5, at=at)
             elif rng.random() < 0.1 or split_brain(record):
@@ -332,9 +333,9 @@ class Operator:
             else:
                 reverse = rng.random() < 0.35
                 full, force = rng.random() < 0.1, rng.random() < 0.7
-                limited = rng.random() < self.habits.rate_limit
+                slow = rng.random() < self.habits.rate_limit
                 await self.resync(
-                    plan, reverse=reverse, full=full, force=force, limited=limited, at=at
+                    plan, reverse=reverse, full=full, force=force, limited=slow, at=at
                 )
         elif rng.random() < 0.2:
             await self.resync(plan, reverse=rng.random() < 0.5)
@@ -347,8 +348,8 @@ class Operator:
     async def _view(self) -> None:
         machine = self.oracle.machines["b"]
         if self.rng.random() < 0.5:
-            params: Any = m.ViewOpen(volume="third", view="view")
-            answer = await self.give(machine, "view.open", params)
+            asked = m.ViewOpen(volume="third", view="view")
+            answer = await self.give(machine, "view.open", asked)
             view = machine.volume("view")
             if answer.done and view is not None:
                 await self._write_view(machine)
@@ -365,6 +366,20 @@ class Operator:
             await machine.io(lambda done: view.write(offset, memoryview(data), False, done))
         except Died:
             return
+
+    async def backup(self) -> None:
+        """A backup: what is split follows again, and when both pairs are in sync, the mark."""
+        remote, local = self.plans[:2]
+        if self.rng.random() < 0.7:
+            for plan in (remote, local):
+                record = self.record(plan, m.Role.P_VOL)
+                if record is not None and record.state in PARTED:
+                    await self.resync(plan, reverse=False)
+            for _ in range(40):
+                if self.in_pair(remote) and self.in_pair(local):
+                    break
+                await asyncio.sleep(0.1)
+        await self.mark(remote, local)
 
     async def restore(self) -> None:
         """A whole restore: second from third, then first from second (law L6)."""

@@ -15,6 +15,7 @@ from random import Random
 
 from controller.api import messages as m
 from controller.volume.superblock import IntentSettings
+from tests.sim.disk import Faults
 from tests.sim.history import History
 from tests.sim.hosts import Host
 from tests.sim.loop import Stuck, VirtualLoop
@@ -28,6 +29,7 @@ from tests.sim.trouble import Trouble
 from tests.sim.weather import draw_weather
 
 LIMIT_S = 5000.0
+GOOD = Faults(cold_read=0.0, slow_flush=0.0)
 
 
 @dataclass
@@ -112,7 +114,7 @@ class Simulation:
                 self.fabric,
                 self.oracle,
                 Random(rng.random()),
-                (weather.data, weather.meta),
+                (GOOD, GOOD) if name in weather.spared else (weather.data, weather.meta),
             )
         for plan in self.plans:
             for key in ((plan.p_machine, plan.p_volume), (plan.s_machine, plan.s_volume)):
@@ -180,6 +182,8 @@ class Simulation:
             self._faults(enabled=self.weather.rough_start)
             await self._make_pairs()
             self._faults(enabled=True)
+            for host in hosts:
+                self.loop.call_later(self.weather.duration_s + 1, host.tire)
             await self._trouble.run()
             self._faults(enabled=False)
             self.trace.line("quiet: faults off")

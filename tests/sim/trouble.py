@@ -92,8 +92,8 @@ class Trouble:
     def _state_changed(self, record: PairRecord) -> None:
         """A pair has taken a step, and the next one has begun."""
         rng = self._rng
-        if rng.random() < self._weather.trouble_follows / 2:
-            self._soon(self._cut if rng.random() < 0.7 else self._crash)
+        if rng.random() < self._weather.trouble_follows:
+            self._soon(self._cut if rng.random() < 0.8 else self._crash)
         if rng.random() < self._weather.habits.haste:
             self._soon(lambda: self._operator.go_on(record.name))
 
@@ -150,7 +150,7 @@ class Trouble:
             # Not beneath a controller that has begun to read it: that would see only a part.
             if not machine.running and rng.random() < self._weather.decay:
                 self._oracle.event(f"DECAY of {machine.meta.decay(rng)} of {machine.name}")
-        await asyncio.sleep(rng.choice((0.05, 0.5, 3.0)) * rng.random())
+        await asyncio.sleep(rng.choice((0.05, 0.3, 2.0)) * rng.random())
         for machine in victims:
             if not machine.up:
                 await machine.start()
@@ -166,7 +166,7 @@ class Trouble:
     async def _cut(self) -> None:
         rng, fabric = self._rng, self._fabric
         other = rng.choice([name for name in self._oracle.machines if name != "b"])
-        for_s = rng.choice((0.0, 0.0, 0.3, 1.0, 6.0)) * rng.random()
+        for_s = rng.choice((0.0, 0.0, 0.3, 1.0, 4.0)) * rng.random()
         kind = rng.random()
         if kind < 0.2:
             self._oracle.event(f"STALL of the link {other}-b for {for_s:.2f} s")
@@ -175,7 +175,7 @@ class Trouble:
         if kind < 0.4:
             await self._strand(other)
             return
-        half_open = rng.random() < 0.4
+        half_open = rng.random() < 0.3
         self.cuts += 1
         self._oracle.event(
             f"CUT of the link {other}-b for {for_s:.2f} s{', half open' if half_open else ''}"

@@ -45,6 +45,8 @@ class Weather:
     hot_extents: int
     prewritten: bool
     """Hosts write before there are pairs, so that the first copy has something to copy."""
+    spared: frozenset[str]
+    """Machines whose disks are good and quick, so that they run ahead of the others."""
     rough_start: bool
     """Trouble begins before the pairs are in sync."""
     trouble_follows: float
@@ -87,16 +89,17 @@ def draw_weather(rng: Random) -> Weather:
     sizes = {4 << 10: (12, 40, 200), 16 << 10: (4, 8, 16), 64 << 10: (4,)}
     return Weather(
         duration_s=rng.uniform(6, 12),
-        crash_every_s=rng.choice((1.2, 2.5, 5.0)),
-        cut_every_s=rng.choice((2.0, 5.0, 12.0)),
+        crash_every_s=rng.choice((1.3, 2.5, 4.5)),
+        cut_every_s=rng.choice((3.0, 6.0, 15.0)),
         command_every_s=rng.choice((0.15, 0.4, 1.0)),
         host_pause_s=rng.choice((0.04, 0.08, 0.2)),
         hosts=rng.randint(1, 3),
         extent_bytes=extent_bytes,
         hot_extents=rng.choice(sizes[extent_bytes]),
         prewritten=rng.random() < 0.5,
+        spared=frozenset(name for name in "abc" if rng.random() < 0.25),
         rough_start=rng.random() < 0.2,
-        trouble_follows=rng.choice((0.0, 0.15, 0.4)),
+        trouble_follows=rng.choice((0.0, 0.1, 0.3)),
         decay=rng.choice((0.0, 0.0, 0.5)),
         habits=Habits(
             delete=rng.choice((0.02, 0.02, 0.1)),
