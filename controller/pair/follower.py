@@ -60,6 +60,8 @@ class Follower:
             record.label = split.label
             owner.set_state(state)
         elif state is not None:
+            # It waits for no more of that copy: another pair may fill the volume.
+            record.goal = "split"
             record.reason, record.next_step = split_news(record.name, consistent=False)
             owner.see_split_brain()
             owner.services.changed(side)

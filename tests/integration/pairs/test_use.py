@@ -149,6 +149,30 @@ async def test_the_third_is_kept_when_a_new_pair_is_to_overwrite_the_second(
         assert a.image("first") == b.image("second") == b.image("third")
 
 
+async def test_the_third_comes_back_when_a_split_found_the_second_half_copied(
+    tmp_path: Path,
+) -> None:
+    """Law L7: the one consistent copy is of use only where it can be copied from."""
+    async with two_nodes(tmp_path) as (a, b):
+        await chain(a, b, size_bytes=SIZE, rate_limit_bytes_per_s=SLOW_BYTES_PER_S)
+        await unlinked(a, b)
+        before = b.image("third")
+        await write(a.volume("first"), 0, b"g" * (2 << 20))
+        await relink(a, b)
+        await a.until("remote", S.COPY)
+        await b.until("local", S.PSUS)
+        await unlinked(a, b)
+        await a.do("pair.split", m.PairSplit(name="remote"))
+        await relink(a, b)
+        await eventually(lambda: "no point in time" in b.pair("remote").reason)
+        await b.do("pair.resync", m.PairResync(name="local", direction=REVERSE, force=True))
+        await b.until("local", S.PAIR)
+        assert b.image("second") == before
+        await a.do("pair.resync", m.PairResync(name="remote", direction=REVERSE, force=True))
+        await a.until("remote", S.PAIR)
+        assert a.image("first") == before
+
+
 async def test_what_an_operator_splits_meanwhile_stays_split(tmp_path: Path) -> None:
     async with two_nodes(tmp_path) as (a, b):
         await chain(a, b, size_bytes=SIZE, rate_limit_bytes_per_s=SLOW_BYTES_PER_S)
