@@ -61,7 +61,7 @@ class VerifyInfo(Info):
     busy_bytes: Bytes = 0
     """Blocks that hosts wrote each time they were looked at: there was no telling."""
     ranges: list[ByteRange]
-    """What differs, in order; at most 256, `range_count` has their number."""
+    """What differs, in order; at most 256. `range_count` has their number, up to 4,096."""
     range_count: Bytes
     repaired: bool = False
     progress: Progress | None = None

@@ -123,7 +123,7 @@ class Copier:
         self._failed = failed
         self._cap = RateCap(rate_limit_bytes_per_s, clock.now_s())
         self._meter = Meter(clock.now_s())
-        self.reader = SourceReader(volume.store)
+        self.reader = SourceReader(volume)
         self._cursor = 0
         self._in_flight_bytes = 0
         self._batch: list[tuple[int, int]] = []
@@ -314,6 +314,8 @@ class Copier:
             return
         if self._batch:
             self._flush_batch()
+            if not self._flushes_left:
+                self._again(0)
         elif len(self._bitmap):
             # Behind the cursor: blocks that were in doubt and differ, or a store failed a write.
             self._cursor = 0

@@ -14,24 +14,15 @@ from controller.api.errors import RejectedError
 from controller.api.messages import Direction, PairState, Role
 from controller.pair import messages as msg
 from controller.pair.asked import Asked
-from controller.pair.generations import Decision, How, Rule, Side, decide
-from controller.pair.standing import NAME_THE_VICTIM, split_news
+from controller.pair.choice import choose
+from controller.pair.generations import How
+from controller.pair.standing import split_news
 from controller.pair.table import Answer, Command
 from controller.volume.store import StoreError, finished
 
 if TYPE_CHECKING:
     from controller.pair.conversation import Reply
     from controller.pair.owner import PairOwner
-
-_REFUSALS = {
-    Rule.SPLIT_BRAIN: (
-        Code.SPLIT_BRAIN,
-        NAME_THE_VICTIM,
-    ),
-    Rule.FULL_COPY: (Code.FULL_COPY_NEEDED, "allow it: trilun pair resync {name} --full"),
-    Rule.UNRELATED: (Code.UNRELATED, "to overwrite one side all the same, add --full"),
-    Rule.BAD_SOURCE: (Code.NOT_CONSISTENT, "copy the other way, or restore that volume first"),
-}
 
 
 class Leader:
@@ -105,8 +96,11 @@ class Leader:
                 "restore the link; trilun status shows why it is down",
             )
         report = await self.ask_report()
+        if automatic and record.halted:
+            # A store has failed while we asked: an operator has to look first.
+            raise RejectedError(Code.WRONG_STATE, record.reason, record.next_step)
         direction = None if automatic else asked.direction
-        decision = self._decide(report, direction, full=asked.full, resolve=asked.resolve)
+        decision = choose(self._side, report, direction, full=asked.full, resolve=asked.resolve)
         if decision.direction is Direction.REVERSE:
             self._check_exclusive(force=asked.force or record.goal == "reverse")
         elif report.in_use:
@@ -122,45 +116,6 @@ class Leader:
         else:
             await self._reverse(report.current)
         owner.services.changed(self._side)
-
-    def _decide(
-        self, report: msg.Report, asked: Direction | None, *, full: bool, resolve: bool
-    ) -> Decision:
-        record = self._record
-        volume = self._side.volume
-        if not volume.state.healthy:
-            # Neither a source (law L7) nor a target: what it acknowledged may be gone (law L10).
-            raise RejectedError(
-                Code.NOT_CONSISTENT,
-                f"volume '{volume.name}' has failed",
-                f"split '{record.name}' with --writable and go on with '{record.other_volume}'; "
-                f"'{volume.name}' has to be deleted and made anew",
-            )
-        mine = record.side(consistent=volume.state.consistent)
-        theirs = Side(report.current, report.baseline, tuple(report.history), report.consistent)
-        by_itself = decide(mine, theirs, None, full=False)
-        if resolve and by_itself.rule is not Rule.SPLIT_BRAIN:
-            raise RejectedError(
-                Code.WRONG_STATE,
-                f"'{record.name}' has no split-brain: {by_itself.rule.value}",
-                f"trilun pair resync {record.name}",
-            )
-        if asked is None and full and by_itself.rule in (Rule.FULL_COPY, Rule.UNRELATED):
-            asked = Direction.FORWARD
-        decision = decide(mine, theirs, asked, full=full)
-        if decision.how is How.REFUSE:
-            code, step = _REFUSALS[decision.rule]
-            raise RejectedError(
-                code, f"'{record.name}': {decision.rule.value}", step.format(name=record.name)
-            )
-        if asked is None and decision.direction is Direction.REVERSE:
-            raise RejectedError(
-                Code.DIRECTION_NEEDED,
-                f"'{record.name}': only the S-VOL was written since they parted",
-                f"keep that: trilun pair resync {record.name} --reverse; "
-                f"or discard it: trilun pair resync {record.name} --forward",
-            )
-        return decision
 
     def _check_exclusive(self, *, force: bool) -> None:
         side = self._side

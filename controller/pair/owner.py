@@ -27,7 +27,7 @@ from controller.pair.generations import Rule
 from controller.pair.leader import Leader
 from controller.pair.services import PairServices
 from controller.pair.side import PairSide
-from controller.pair.standing import NAME_THE_VICTIM, report_of, split_brain
+from controller.pair.standing import name_the_victim, report_of, split_brain
 from controller.pair.table import Answer, Command, Event, after, answer
 from controller.volume.store import StoreError, finished
 
@@ -67,12 +67,13 @@ class PairOwner:
         self.talk = Conversation(side)
         self._leader = Leader(self)
         self._follower = Follower(self)
-        self._auditor = Auditor(self, self._leader)
+        self._auditor = Auditor(self)
         leads = self.record.role is Role.P_VOL
         self._inner: dict[str, Callable[[], Awaitable[None]]] = {
             "opened": self._leader.opened,
             "copied": self._leader.copied if leads else self._follower.copied_back,
             "verified": self._auditor.ended,
+            "repaired": self._auditor.repaired,
             "persist": self.services.commit,
             "caught up": self._caught_up,
         }
@@ -230,30 +231,16 @@ class PairOwner:
         """Show what the other side's report says of a split-brain, on this side too."""
         if split_brain(self.side, self.report):
             self.record.reason = Rule.SPLIT_BRAIN.value
-            self.record.next_step = NAME_THE_VICTIM.format(name=self.record.name)
+            self.record.next_step = name_the_victim(self.record)
             self.services.changed(self.side)
 
     async def drained(self) -> None:
         """Wait until no write of a host is on its way into the volume."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def drained() -> None:
-            if not future.done():
-                future.set_result(None)
-
-        self.side.volume.drained(drained)
-        await future
+        await _reached(self.side.volume.drained)
 
     async def all_stored(self) -> None:
         """Wait for the writes that were accepted before now; hosts may go on with others."""
-        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def reached() -> None:
-            if not stored.done():
-                stored.set_result(None)
-
-        self.side.volume.barrier(reached)
-        await stored
+        await _reached(self.side.volume.barrier)
 
     async def caught_up(self) -> None:
         """Wait until everything that is in the inbox now has been dealt with."""
@@ -398,3 +385,10 @@ class PairOwner:
                 f"the command expects {expected}",
                 f"look at what changed: trilun pair show {self.record.name}",
             )
+
+
+async def _reached(tell: Callable[[Callable[[], None]], None]) -> None:
+    """Wait until a volume calls back."""
+    reached = asyncio.Event()
+    tell(reached.set)
+    await reached.wait()

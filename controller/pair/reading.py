@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from controller.volume.bitmap import BLOCK_BYTES
-from controller.volume.store import BlockStore, StoreError
+from controller.volume.store import StoreError
+from controller.volume.volume import Volume
 
 CHUNK_BYTES = 256 << 10
 
@@ -18,8 +19,8 @@ CHUNK_BYTES = 256 << 10
 class SourceReader:
     """Reads one chunk at a time."""
 
-    def __init__(self, store: BlockStore) -> None:
-        self._store = store
+    def __init__(self, volume: Volume) -> None:
+        self._volume = volume
         self._buffer = bytearray(CHUNK_BYTES)
         self._reading: tuple[int, int] | None = None
         self._overtaken = False
@@ -49,7 +50,6 @@ class SourceReader:
     ) -> None:
         """Read `count` blocks, at most a chunk; `then` has them during its call only."""
         self._reading = (first, first + count)
-        self._overtaken = False
         data = memoryview(self._buffer)[: count * BLOCK_BYTES]
 
         def ended(error: StoreError | None) -> None:
@@ -63,4 +63,9 @@ class SourceReader:
             else:
                 then(data)
 
-        self._store.read(first * BLOCK_BYTES, data, ended)
+        def in_order() -> None:
+            # Nothing is on its way into the store here: what comes from now on overtakes.
+            self._overtaken = False
+            self._volume.store.read(first * BLOCK_BYTES, data, ended)
+
+        self._volume.barrier(in_order)

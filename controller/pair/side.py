@@ -363,21 +363,6 @@ class PairSide:
         """Whether a comparison runs."""
         return self.verifier is not None and self.verifier.running
 
-    def start_verifier(
-        self,
-        channel: Channel,
-        rate_limit_bytes_per_s: int | None,
-        done: Callable[[], None],
-        *,
-        repair: bool,
-    ) -> None:
-        """Compare with the other side."""
-        self.verifier = Verifier(
-            self.volume, channel, self.clock, rate_limit_bytes_per_s, done, repair=repair
-        )
-        self.reader = self.verifier.reader
-        self.verifier.pump()
-
     def follow(self) -> None:
         """Become the target: frames are applied from here on."""
         self.mirroring = False

@@ -6,14 +6,20 @@ Changes nothing.
 
 from __future__ import annotations
 
-from controller.api.messages import Role
+from controller.api.messages import PairKind, Role
 from controller.pair import messages as msg
 from controller.pair.generations import Rule, Side, decide
+from controller.pair.record import PairRecord
 from controller.pair.side import PairSide
 
-NAME_THE_VICTIM = (
-    "name the node whose writes are given up: trilun pair resolve {name} --discard NODE"
-)
+
+def name_the_victim(record: PairRecord) -> str:
+    """The next step of a split-brain."""
+    what = "NODE" if record.kind is PairKind.REMOTE else "VOLUME"
+    return (
+        f"name the {what.lower()} whose writes are given up: "
+        f"trilun pair resolve {record.name} --discard {what}"
+    )
 
 
 def split_news(name: str, *, consistent: bool) -> tuple[str, str]:

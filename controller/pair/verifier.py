@@ -3,13 +3,15 @@
 Owns the cursor and the findings of one run over a source's volume. Digests travel in the same
 stream as the writes, so a block is compared at one point of the order of writes and a difference
 is a difference. Where there was no telling, because a write overtook a read, it asks again; a
-block that can't be told after `TRIES` is counted as busy. It marks and repairs nothing. When it is
-over, well or not, it calls `over` once, and is shown as ended when its owner has concluded it.
+block that can't be told after `TRIES` is counted as busy. It marks what differs and repairs
+nothing. When it is over, well or not, it calls `over` once, and is shown as ended when that is
+concluded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 from controller.api.messages import ByteRange, Progress, VerifyInfo, VerifyState
 from controller.link.channel import Channel
@@ -25,6 +27,8 @@ from controller.volume.volume import Volume
 TRIES = 64
 WINDOW = WINDOW_BYTES // DISCARD_WEIGHT_BYTES
 SHOWN_RANGES = 256
+COUNTED_RANGES = 4096
+"""Beyond that nobody counts, or a volume that differs everywhere would stop the loop."""
 
 
 class _Inquiry:
@@ -52,6 +56,7 @@ class Verifier:
     def __init__(
         self,
         volume: Volume,
+        bitmap: DirtyBitmap,
         channel: Channel,
         clock: Clock,
         rate_limit_bytes_per_s: int | None,
@@ -61,6 +66,7 @@ class Verifier:
     ) -> None:
         self._volume = volume
         self._store = volume.store
+        self._bitmap = bitmap
         self._channel = channel
         self._clock = clock
         self._over = over
@@ -78,7 +84,7 @@ class Verifier:
         self._done_blocks = 0
         self.repair = repair
         self.repaired = False
-        self.reader = SourceReader(volume.store)
+        self.reader = SourceReader(volume)
         self.state = VerifyState.RUNNING
         self.reason = ""
         self._active = True
@@ -94,7 +100,7 @@ class Verifier:
     def stop(self, reason: str) -> None:
         """Give up; what was found until now stays found, and a repair goes on with the pair."""
         if self.state is VerifyState.REPAIRING:
-            self.unrepaired(reason)
+            self.state, self.reason = VerifyState.STOPPED, reason
         else:
             self._end(VerifyState.STOPPED, reason)
 
@@ -114,18 +120,14 @@ class Verifier:
         if self.running:
             self.state = self._outcome
 
-    def unrepaired(self, reason: str) -> None:
-        """What differs can't be copied now."""
-        self.state, self.reason = VerifyState.STOPPED, reason
-
     def repairing(self) -> None:
         """What differs is being copied."""
         self.state = VerifyState.REPAIRING
 
     def copied(self) -> None:
-        """Both sides are equal again."""
+        """What was found is repaired. Half a comparison stays half."""
         if self.state is VerifyState.REPAIRING:
-            self.state, self.repaired = VerifyState.ENDED, True
+            self.state, self.repaired = self._outcome, True
 
     def pump(self) -> None:
         """Ask as much as window, cap and politeness allow."""
@@ -171,7 +173,11 @@ class Verifier:
     def _ask(self, inquiry: _Inquiry) -> int:
         inquiry.tries += 1
         if inquiry.hole:
-            self._send(inquiry, b"")
+            if self._is_hole(inquiry):
+                self._send(inquiry, b"")
+            else:
+                # A host has written there since this range was cut.
+                self._split(inquiry)
             return DISCARD_WEIGHT_BYTES
         size_bytes = inquiry.count * BLOCK_BYTES
 
@@ -182,6 +188,10 @@ class Verifier:
 
         self.reader.read(inquiry.first, inquiry.count, ask, self._unreadable)
         return size_bytes
+
+    def _is_hole(self, inquiry: _Inquiry) -> bool:
+        data_at = self._store.next_data(inquiry.first * BLOCK_BYTES)
+        return data_at is None or data_at >= (inquiry.first + inquiry.count) * BLOCK_BYTES
 
     def _send(self, inquiry: _Inquiry, digests: bytes) -> None:
         self._asked += 1
@@ -199,6 +209,7 @@ class Verifier:
         if differing is not None:
             for at, count in runs_of(differing):
                 self.found.set(inquiry.first + at, count)
+                self._bitmap.set(inquiry.first + at, count)
             self._told(inquiry.count)
         elif inquiry.hole:
             self._split(inquiry)
@@ -210,7 +221,7 @@ class Verifier:
         self.pump()
 
     def _split(self, inquiry: _Inquiry) -> None:
-        """The other side has data where this one has a hole: compare that piece by piece."""
+        """One side has data where the other one has a hole: compare that piece by piece."""
         chunk = CHUNK_BYTES // BLOCK_BYTES
         end = inquiry.first + inquiry.count
         if inquiry.count > chunk:
@@ -228,7 +239,7 @@ class Verifier:
 
     def info(self) -> VerifyInfo:
         """What it has found until now."""
-        ranges = list(self._ranges())
+        ranges = list(islice(self._ranges(), COUNTED_RANGES))
         left_bytes = (self._blocks - self._done_blocks) * BLOCK_BYTES
         took_s = self._clock.now_s() - self._began_s if self._took_s is None else self._took_s
         progress = Progress(

@@ -13,7 +13,6 @@ from controller.api.codes import Verdict
 from controller.pair import verifier as verifier_module
 from tests.integration.pairs.states import BLOCK, refused
 from tests.rig import (
-    LOCAL_PAIR,
     Running,
     chain,
     discard,
@@ -149,22 +148,3 @@ async def test_a_cut_ends_a_verify_and_what_was_found_travels(
         await a.until("remote", S.PAIR)
         assert a.image("first") == b.image("second")
         assert await read(b.volume("second"), 0, BLOCK) == a.image("first")[:BLOCK]
-
-
-async def test_a_repair_waits_for_a_view(tmp_path: Path) -> None:
-    async with two_nodes(tmp_path) as (_, b):
-        for name in ("second", "third"):
-            await b.do("volume.create", m.VolumeCreate(name=name, size_bytes=SIZE))
-        await b.do("pair.create", LOCAL_PAIR)
-        await b.until("local", S.PAIR)
-        behind_the_back(b, "third", 0, b"!")
-        b.volume("third").views = 1
-        found = await verified(b, "local", repair=True)
-        assert found.state is V.STOPPED
-        assert "view" in found.reason
-        info = b.pair("local")
-        assert (info.state, info.dirty_bytes) == (S.PAIR, BLOCK)
-        assert "view" in info.reason
-        b.volume("third").views = 0
-        assert (await verified(b, "local", repair=True)).repaired
-        assert b.image("second") == b.image("third")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from controller.pair.comparing import Comparer, differing, digests_of
 from controller.pair.reading import SourceReader
 from controller.volume.store import StoreError, StoreFault
-from tests.unit.pair.slow import BLOCK, QuietVolume, SlowStore
+from tests.unit.pair.slow import BLOCK, QuietVolume
 
 
 def comparer(data: bytearray) -> tuple[Comparer, QuietVolume]:
@@ -90,8 +90,9 @@ def test_a_hole_is_compared_without_reading() -> None:
 
 def test_a_reader_reads_again_what_a_write_overtook() -> None:
     data = bytearray(b"o" * 4 * BLOCK)
-    store = SlowStore(data)
-    reader = SourceReader(store)  # type: ignore[arg-type]
+    volume = QuietVolume(data)
+    store = volume.store
+    reader = SourceReader(volume)  # type: ignore[arg-type]
     seen: list[bytes] = []
     errors: list[StoreError] = []
     reader.read(1, 2, lambda view: seen.append(bytes(view)), errors.append)

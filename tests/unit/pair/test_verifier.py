@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from controller.api.messages import VerifyState
 from controller.link.channel import Inquiry
 from controller.pair.comparing import Comparer
-from controller.pair.verifier import TRIES, Verifier
+from controller.pair.verifier import COUNTED_RANGES, SHOWN_RANGES, TRIES, Verifier
+from controller.volume.bitmap import DirtyBitmap
 from controller.volume.store import StoreError, StoreFault
 from tests.unit.pair.slow import BLOCK, QuietVolume
 
@@ -68,6 +69,7 @@ def verifier(
     way, clock, told = Way(theirs), Clock(), list[str]()
     run = Verifier(
         mine,  # type: ignore[arg-type]
+        DirtyBitmap(len(here) // BLOCK),
         way,  # type: ignore[arg-type]
         clock,
         rate,
@@ -112,6 +114,21 @@ def test_a_long_hole_with_data_on_the_other_side_is_narrowed_down() -> None:
     assert sum(count for _, count, _ in in_detail) <= 64
 
 
+def test_a_hole_that_was_written_meanwhile_is_not_asked_for_as_a_hole() -> None:
+    here, there = bytearray(1000 * BLOCK), bytearray(1000 * BLOCK)
+    there[777 * BLOCK] = 1
+    run, way, clock, _ = verifier(here, there)
+    way.hold = True
+    run.pump()
+    (whole,) = way.held
+    # A host writes, and the other side's disk loses it.
+    here[10 * BLOCK] = 1
+    way.hold = False
+    whole.compared(None)
+    clock.run()
+    assert list(run.found.runs()) == [(10, 1), (777, 1)]
+
+
 def test_a_range_over_a_page_of_the_bitmap_is_one_range() -> None:
     blocks = 32_256 + 64
     here, there = bytearray(blocks * BLOCK), bytearray(blocks * BLOCK)
@@ -121,6 +138,18 @@ def test_a_range_over_a_page_of_the_bitmap_is_one_range() -> None:
     finish(run, clock, told)
     (only,) = run.info().ranges
     assert (only.offset_bytes, only.length_bytes) == (32_250 * BLOCK, 12 * BLOCK)
+
+
+def test_a_volume_that_differs_everywhere_is_counted_up_to_a_bound() -> None:
+    blocks = 2 * COUNTED_RANGES + 10
+    here, there = bytearray(blocks * BLOCK), bytearray(blocks * BLOCK)
+    for at in range(0, blocks, 2):
+        there[at * BLOCK] = 1
+    run, _, clock, told = verifier(here, there)
+    finish(run, clock, told)
+    info = run.info()
+    assert info.differing_bytes == blocks // 2 * BLOCK
+    assert (len(info.ranges), info.range_count) == (SHOWN_RANGES, COUNTED_RANGES)
 
 
 def test_what_cannot_be_told_is_asked_again_and_in_the_end_counted_as_busy() -> None:
