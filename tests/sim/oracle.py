@@ -188,6 +188,7 @@ class Oracle:
         for watch in self.watches.values():
             if watch.runs:
                 watch.check_generation()
+                watch.check_mirror()
                 watch.check_verifier(reads_fail=self.reads_fail)
 
     def _owe_attention(self, machine: Machine, name: str) -> None:

@@ -14,6 +14,7 @@ from controller.pair.side import PairSide
 from controller.volume.bitmap import block_range
 from targets.lun import Access
 from tests.sim.disk import Image
+from tests.sim.laws import first_difference
 
 if TYPE_CHECKING:
     from tests.sim.machine import Machine
@@ -152,6 +153,24 @@ class SideWatch:
                 "L8",
                 f"'{record.name}', {record.role}, is at a generation of its own, and nothing was "
                 f"written to {record.volume} since the sides parted",
+            )
+
+    def check_mirror(self) -> None:
+        """Law L3 at any time: a mirror with nothing on its way is equal, hot extents or not."""
+        record = self.side.record
+        other = self._oracle.watch_of_other(record)
+        if record.role is not Role.P_VOL or other is None:
+            return
+        sides = (self.side, other.side)
+        at_rest = all(side.record.state is PairState.PAIR and side.volume.idle for side in sides)
+        if not (at_rest and self.side.mirroring and other.side.sinking):
+            return
+        at = first_difference(self._image.live, other._image.live)
+        if at is not None:
+            self._oracle.broken(
+                "L3",
+                f"'{record.name}' is in PAIR with nothing on its way, and {record.other_volume} "
+                f"differs at byte {at} (block {at // 4096})",
             )
 
     def check_verifier(self, *, reads_fail: bool) -> None:
