@@ -65,18 +65,20 @@ class Auditor:
             return
         try:
             await finished(side.bitmap_file.save)
-            # What an earlier one found and nobody repaired is marked still.
-            if side.bitmap.dirty_bytes and side.mirroring and record.state is PairState.PAIR:
-                if verifier.repair:
-                    self._repair(verifier)
-                else:
-                    record.reason = (
-                        f"verify: {format_size(side.bitmap.dirty_bytes)} of the S-VOL differ"
-                    )
-                    record.next_step = f"trilun pair verify {record.name} --repair"
-        finally:
-            verifier.conclude()
-            self._owner.services.changed(side)
+        except StoreError as error:
+            verifier.conclude(str(error))
+            raise
+        # What an earlier one found and nobody repaired is marked still.
+        if side.bitmap.dirty_bytes and side.mirroring and record.state is PairState.PAIR:
+            if verifier.repair:
+                self._repair(verifier)
+            else:
+                record.reason = (
+                    f"verify: {format_size(side.bitmap.dirty_bytes)} of the S-VOL differ"
+                )
+                record.next_step = f"trilun pair verify {record.name} --repair"
+        verifier.conclude()
+        self._owner.services.changed(side)
 
     def _repair(self, verifier: Verifier) -> None:
         """Copy the marks in the stream, without leaving PAIR.

@@ -85,15 +85,17 @@ class _Barrier:
 class _Inquiry:
     """Blocks in doubt that the target compares."""
 
-    __slots__ = ("copier", "count", "first")
+    __slots__ = ("copier", "count", "first", "weight_bytes")
 
-    def __init__(self, copier: Copier, first: int, count: int) -> None:
+    def __init__(self, copier: Copier, first: int, count: int, weight_bytes: int) -> None:
         self.copier = copier
         self.first = first
         self.count = count
+        self.weight_bytes = weight_bytes
+        """What it takes of the window: its data is read and digested, that of a hole is not."""
 
     def compared(self, differing: int | None) -> None:
-        self.copier.compared(self.first, self.count, differing)
+        self.copier.compared(self.first, self.count, differing, self.weight_bytes)
 
     def lost(self) -> None:
         self.copier.stop()
@@ -260,19 +262,20 @@ class Copier:
         """Ask which of these blocks differ; their bits are dealt with when the answer is there."""
         self._cursor = first + count
         self._comparing += 1
-        self._in_flight_bytes += DISCARD_WEIGHT_BYTES
+        weight_bytes = count * BLOCK_BYTES if digests else DISCARD_WEIGHT_BYTES
+        self._in_flight_bytes += weight_bytes
         self.compared_bytes += count * BLOCK_BYTES
-        inquiry = _Inquiry(self, first, count)
+        inquiry = _Inquiry(self, first, count, weight_bytes)
         self._channel.compare(first * BLOCK_BYTES, count * BLOCK_BYTES, digests, inquiry, copy=True)
 
-    def compared(self, first: int, count: int, differing: int | None) -> None:
+    def compared(self, first: int, count: int, differing: int | None, weight_bytes: int) -> None:
         """The target has compared: what is equal needs a flush only, the rest travels."""
         if not self._active:
             return
         assert self._doubt is not None
         self._doubt.clear(first, count)
         self._comparing -= 1
-        self._in_flight_bytes -= DISCARD_WEIGHT_BYTES
+        self._in_flight_bytes -= weight_bytes
         equal = 0 if differing is None else ~differing & (1 << count) - 1
         for at, length in runs_of(equal):
             self._batch.append((first + at, length))

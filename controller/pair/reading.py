@@ -68,4 +68,7 @@ class SourceReader:
             self._overtaken = False
             self._volume.store.read(first * BLOCK_BYTES, data, ended)
 
-        self._volume.barrier(in_order)
+        if self._volume.store.writes_at_once:
+            in_order()
+        else:
+            self._volume.barrier(in_order)

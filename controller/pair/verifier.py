@@ -17,7 +17,7 @@ from controller.api.messages import ByteRange, Progress, VerifyInfo, VerifyState
 from controller.link.channel import Channel
 from controller.link.frames import MAX_DISCARD_BYTES
 from controller.pair.comparing import digests_of
-from controller.pair.copier import DISCARD_WEIGHT_BYTES, STEP_BYTES, WINDOW_BYTES, Clock
+from controller.pair.copier import DISCARD_WEIGHT_BYTES, STEP_BYTES, Clock
 from controller.pair.pace import Meter, RateCap
 from controller.pair.reading import CHUNK_BYTES, SourceReader
 from controller.volume.bitmap import BLOCK_BYTES, DirtyBitmap, runs_of
@@ -25,7 +25,8 @@ from controller.volume.store import StoreError
 from controller.volume.volume import Volume
 
 TRIES = 64
-WINDOW = WINDOW_BYTES // DISCARD_WEIGHT_BYTES
+WINDOW = 16
+"""Comparisons under way, 4 MiB of data: their answers may come in one turn of the loop."""
 SHOWN_RANGES = 256
 COUNTED_RANGES = 4096
 """Beyond that nobody counts, or a volume that differs everywhere would stop the loop."""
@@ -115,8 +116,10 @@ class Verifier:
             self._cancel_timer()
         self._over()
 
-    def conclude(self) -> None:
-        """What was found is marked, durably: the outcome may be shown."""
+    def conclude(self, failure: str = "") -> None:
+        """What was found is marked, durably, unless that has failed: the outcome may be shown."""
+        if failure:
+            self._outcome, self.reason = VerifyState.STOPPED, failure
         if self.running:
             self.state = self._outcome
 

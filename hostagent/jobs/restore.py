@@ -221,7 +221,8 @@ async def undo_split(context: JobContext) -> None:
         if context.record.facts.get("copying"):
             context.record.next_step = (
                 f"{context.record.next_step}; the second volume may hold a part of the files: "
-                f"restore again, or discard it with `trilun pair resync {data_set.remote_pair}`"
+                "restore again, or discard it with "
+                f"`trilun pair resync {data_set.remote_pair} --forward`"
             ).removeprefix("; ")
         return
     pair = await show_pair(context, data_set.primary, data_set.remote_pair)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from controller.volume.store import StoreDone, StoreError
 
 BLOCK = 4096
+_ZEROS = bytes(BLOCK)
 
 
 class SlowStore:
@@ -32,7 +33,7 @@ class SlowStore:
 
     def next_data(self, offset_bytes: int) -> int | None:
         for at in range(offset_bytes, self.size_bytes, BLOCK):
-            if any(self.data[at : at + BLOCK]):
+            if self.data[at : at + BLOCK] != _ZEROS:
                 return at
         return None
 
