@@ -154,6 +154,10 @@ class Node:
         """Make the catalogue durable."""
         self.catalogue.commit_then(done)
 
+    def soon(self, run: Callable[[], None]) -> object:
+        """Behind what the loop has at hand now."""
+        return self._world.clock.later(0.0, run)
+
     def new_generation(self) -> str:
         """A fresh id."""
         return self._world.new_id()

@@ -4,6 +4,7 @@ Owns what docs/numbers.md records. Everything runs on loopback, on files in one 
     memory     resident size of controllers with a 1 TiB sparse volume and one pair
     recovery   what is compared and copied after a crash, and after a cut of the link
     target     the embedded target against tgtd: the same client, the same file system
+    intent     random writes over a large mirrored volume against those inside one hot extent
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from deploy.bench_intent import measure_intent
 from deploy.pair import PATH, LocalPair, PairError, free_port
 from deploy.recovery import measure_recovery
 
@@ -156,6 +158,7 @@ MEASURES: dict[str, Callable[[Path], Mapping[str, object]]] = {
     "memory": measure_memory,
     "recovery": measure_recovery,
     "target": measure_target,
+    "intent": measure_intent,
 }
 
 

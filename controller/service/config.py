@@ -30,6 +30,7 @@ from controller.service.validation import error_lines
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_SECRET_BYTES = 4096
+KIB = 1 << 10
 MIB = 1 << 20
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -148,8 +149,8 @@ class PeerConfig(Section):
 class IntentConfig(Section):
     """The write-intent log of each volume."""
 
-    extent_bytes: Annotated[SizeBytes, Field(ge=4096, le=1 << 30)] = 4 * MIB
-    hot_extents: Annotated[int, Field(ge=4, le=1000)] = 256
+    extent_bytes: Annotated[SizeBytes, Field(ge=4096, le=1 << 30)] = 256 * KIB
+    hot_extents: Annotated[int, Field(ge=4, le=16384)] = 4096
 
     @model_validator(mode="after")
     def _power_of_two(self) -> IntentConfig:

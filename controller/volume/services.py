@@ -5,6 +5,7 @@ Owns the two contracts only.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from controller.volume.store import StoreDone
@@ -28,6 +29,9 @@ class VolumeServices(Protocol):
 
     def commit(self, done: StoreDone) -> None:
         """Make the catalogue's records durable."""
+
+    def soon(self, run: Callable[[], None]) -> object:
+        """Call `run` behind what the loop has at hand now."""
 
     def new_generation(self) -> str:
         """A fresh generation id."""

@@ -63,10 +63,12 @@ class Volume:
             self.intent = IntentLog(
                 intent_ring,
                 extent_bytes=extent_bytes,
+                extents=-(-store.size_bytes // extent_bytes),
                 limit=hot_extents,
                 settle=self.settle,
                 ready=self._drain,
                 failed=self.fail,
+                soon=services.soon,
             )
         self.update_access()
 

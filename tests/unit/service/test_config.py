@@ -77,8 +77,8 @@ def test_a_full_configuration(tmp_path: Path) -> None:
 def test_the_defaults_need_a_name_only(tmp_path: Path) -> None:
     config = load(tmp_path, 'node = "ctl1"')
     assert config.state_dir == Path("/var/lib/trilun/ctl1")
-    assert config.intent.extent_bytes == 4 << 20
-    assert config.intent.hot_extents == 256
+    assert config.intent.extent_bytes == 256 << 10
+    assert config.intent.hot_extents == 4096
     assert str(config.link.listen) == "127.0.0.1:7400"
     assert config.broker.password() is None
 

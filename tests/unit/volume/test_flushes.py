@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from controller.catalogue import VolumeRecord
 from controller.volume.store import StoreDone, StoreError, StoreFault
@@ -28,6 +29,9 @@ class Services:
 
     def commit(self, done: StoreDone) -> None:
         done(None)
+
+    def soon(self, run: Callable[[], None]) -> None:
+        run()
 
     def new_generation(self) -> str:
         return "g"
