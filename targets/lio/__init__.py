@@ -1,0 +1,1 @@
+"""The kernel's target as a front end: the TCMU ring and the plan of its configfs tree."""
