@@ -118,7 +118,6 @@ class Volume:
         flush.hold()
         for tracker in self.trackers:
             tracker.mirror_flush(flush)
-
         self.flush_store(lambda e: flush.end(None if e is None else lun_error(e, reading=False)))
         flush.end()
 
