@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given, settings
@@ -326,7 +326,7 @@ GOOD = Superblock.plan(bytes.fromhex(ID), SIZE, 1, SETTINGS)
         {"ring_offset_bytes": FILE_BYTES - 4096},
     ],
 )
-def test_a_superblock_beyond_its_limits_is_refused(wrong: dict[str, int]) -> None:
+def test_a_superblock_beyond_its_limits_is_refused(wrong: dict[str, Any]) -> None:
     assert Superblock.decode(GOOD.encode()) == GOOD
     with pytest.raises(CorruptError):
         Superblock.decode(replace(GOOD, **wrong).encode())
