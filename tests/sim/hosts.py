@@ -45,12 +45,13 @@ class Host:
     async def run(self) -> None:
         """Work until told to stop."""
         rng = self._rng
+        shut_out = False
         while not self.stopping:
-            await asyncio.sleep(rng.expovariate(1 / self._pause_s))
+            pause_s = self._pause_s * (4 if shut_out else 1)
+            await asyncio.sleep(rng.expovariate(1 / pause_s))
             volume = self._machine.volume(self._volume)
-            if volume is None:
-                continue
-            if volume.access is not Access.READ_WRITE and rng.random() < 0.95:
+            shut_out = volume is None or volume.access is not Access.READ_WRITE
+            if volume is None or (shut_out and rng.random() < 0.8):
                 continue
             self._come_and_go()
             try:

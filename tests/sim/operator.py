@@ -72,7 +72,7 @@ class Operator:
         self.size_bytes = size_bytes
         self.habits = habits
         self.commands = 0
-        self.on_command: Callable[[], None] = lambda: None
+        self.on_command: Callable[[Machine], None] = lambda _machine: None
         """Told when a command is on its way."""
 
     # ------------------------------------------------------------ commands
@@ -85,7 +85,7 @@ class Operator:
         if not machine.up:
             return Answered(died=True)
         self.oracle.event(f"{text} ...")
-        self.on_command()
+        self.on_command(machine)
         try:
             async with asyncio.timeout(ANSWER_WITHIN_S):
                 outcome: Outcome = await machine.ask(machine.node.commands.carry_out(verb, params))

@@ -62,7 +62,7 @@ class Trouble:
             if self._following:
                 await asyncio.wait(self._following)
         finally:
-            self._operator.on_command = lambda: None
+            self._operator.on_command = lambda _machine: None
             self._oracle.on_state = lambda _record: None
             for task in [*tasks, *self._following]:
                 task.cancel()
@@ -83,11 +83,12 @@ class Trouble:
             assert isinstance(done, Awaitable)
             await done
 
-    def _follow(self) -> None:
+    def _follow(self, machine: Machine) -> None:
         """A command was given: does something go wrong while it is carried out?"""
         rng = self._rng
         if rng.random() < self._weather.trouble_follows:
-            self._soon(self._cut if rng.random() < 0.5 else self._crash)
+            hit = machine if rng.random() < 0.6 else None
+            self._soon(self._cut if rng.random() < 0.5 else lambda: self._crash(hit))
 
     def _state_changed(self, record: PairRecord) -> None:
         """A pair has taken a step, and the next one has begun."""
@@ -132,10 +133,10 @@ class Trouble:
 
     # ------------------------------------------------------------ machines
 
-    async def _crash(self) -> None:
+    async def _crash(self, hit: Machine | None = None) -> None:
         rng = self._rng
         machines = list(self._oracle.machines.values())
-        victims = machines if rng.random() < 0.15 else [rng.choice(machines)]
+        victims = machines if rng.random() < 0.15 else [hit or rng.choice(machines)]
         if rng.random() < 0.1:
             await self._restart(victims[0])
             return
