@@ -56,7 +56,11 @@ _BLOCK_MASK = 511
 _CDB_BYTES = 16
 _pack_answer = ANSWER.pack_into
 _pack_id = CMD_ID.pack_into
-_IOVEC = struct.Struct("=QQ")
+_unpack_iovec = struct.Struct("=QQ").unpack_from
+_unpack_request = REQUEST.unpack_from
+# Plain numbers: members of an enum cost an attribute lookup each on the hot path.
+_CMD, _TMR, _PAD = int(RingOp.CMD), int(RingOp.TMR), int(RingOp.PAD)
+_CHECK_CONDITION = int(Status.CHECK_CONDITION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,9 @@ class Ring:
         self._area = area
         self._words = area[:MAILBOX_BYTES].cast("I")
         self._at = self.mailbox.ring_at
+        self._size = self.mailbox.ring_bytes
+        self._data_at = self.mailbox.data_at
+        self._total = self.mailbox.total_bytes
         self._has_read_len = self.mailbox.has_read_len
         self._tail = self._seen = self._words[TAIL_WORD]
         if self._tail >= self.mailbox.ring_bytes or self._tail % 8:
@@ -148,7 +155,7 @@ class Ring:
         """
         if self.detached:
             return None
-        size = self.mailbox.ring_bytes
+        size = self._size
         while True:
             at, head = self._seen, self._words[HEAD_WORD]
             if at == head:
@@ -157,14 +164,14 @@ class Ring:
             end = at + length
             if end == size:
                 end = 0
-            if op == RingOp.CMD or (op > RingOp.TMR and self._is_moved(at)):
+            if op == _CMD or (op > _TMR and self._is_moved(at)):
                 command = self._command(at, length)
                 self._seen = end
                 self._line.append(end)
                 return command
-            if op == RingOp.PAD:
+            if op == _PAD:
                 self._skip(end)
-            elif op == RingOp.TMR:
+            elif op == _TMR:
                 found = self._task_management(at, length)
                 self._skip(end)
                 return found
@@ -211,12 +218,12 @@ class Ring:
 
     def _command(self, at: int, length: int) -> RingCommand:
         area, offset = self._area, self._at + at
-        if self._is_moved(at):
+        if area[offset + MARK_AT] == MARK_MOVED:
             command = self._enter(at)
             command.cdb = bytes(_CDB_BYTES)
             command.request_lost = True
             return command
-        (_, _, _, _, count, bidi, dif, cdb_at) = REQUEST.unpack_from(area, offset)
+        (_, _, _, _, count, bidi, dif, cdb_at) = _unpack_request(area, offset)
         if not offset + IOVECS_AT <= cdb_at < offset + length:
             raise TornRingError(f"a CDB at {cdb_at}, outside of its entry at {offset}")
         iovecs_end = IOVECS_AT + IOVEC_BYTES * (count + bidi + dif)
@@ -246,20 +253,20 @@ class Ring:
 
         With `rounded` the last is lengthened to whole blocks, which stays inside its page.
         """
-        area, mailbox = self._area, self.mailbox
+        area, data_at, end = self._area, self._data_at, self._total
         total = 0
         found: list[memoryview] = []
         last = at + IOVEC_BYTES * (count - 1)
         while at <= last:
-            base, length = _IOVEC.unpack_from(area, at)
-            if base < mailbox.data_at or base + length > mailbox.total_bytes:
+            base, length = _unpack_iovec(area, at)
+            if base < data_at or base + length > end:
                 raise TornRingError(f"{length} bytes of data at {base}, outside of the data area")
             total += length
             if length & _BLOCK_MASK:
                 if at != last:
                     raise TornRingError(f"{length} bytes of data before the last iovec")
                 whole = length + _BLOCK_MASK & ~_BLOCK_MASK
-                if rounded and not base & _BLOCK_MASK and base + whole <= mailbox.total_bytes:
+                if rounded and not base & _BLOCK_MASK and base + whole <= end:
                     length = whole
             found.append(area[base : base + length])
             at += IOVEC_BYTES
@@ -306,7 +313,7 @@ class Ring:
         _pack_id(area, offset + CMD_ID_AT, command.cmd_id)
         _pack_answer(area, offset + UFLAGS_AT, uflags, command.status, 0, ANSWER_MARK, read_len)
         sense = command.sense
-        if command.status == Status.CHECK_CONDITION:
+        if command.status == _CHECK_CONDITION:
             # The kernel copies all 96 bytes, so what the request left there has to go.
             sense_at = offset + SENSE_AT
             area[sense_at : sense_at + SENSE_BYTES] = sense[:SENSE_BYTES].ljust(SENSE_BYTES, b"\0")

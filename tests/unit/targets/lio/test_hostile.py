@@ -71,6 +71,7 @@ def entry_at(kernel: KernelRing) -> int:
     [
         (0, "I", 1, "an entry of 0 bytes"),
         (0, "I", 4096 | 1, "an entry of 4096 bytes"),
+        (0, "I", 136 | 1, "an entry of 136 bytes at 0, head 128"),
         (0, "I", 64 | 1, "kind 1 and 64 bytes"),
         (0, "I", 24 | 2, "kind 2 and 24 bytes"),
         (8, "I", 1000, "iovecs"),
