@@ -86,6 +86,16 @@ def test_nobody_gets_in_before_chap_is_asked_for() -> None:
                 assert all(chap_of(folder)[:2])
 
 
+def test_credentials_are_there_before_they_are_asked_for() -> None:
+    tree = others()
+    carry_out(tree, simple())
+    told = [each.path.rpartition("/")[2] for each in plan(simple(chap=CHAP), tree.root).operations]
+    assert told == ["userid", "password", "authentication"]
+    carry_out(tree, simple(chap=CHAP))
+    told = [each.path.rpartition("/")[2] for each in plan(simple(), tree.root).operations]
+    assert told == ["authentication", "userid", "password"]
+
+
 def test_a_read_only_lun_is_never_writable() -> None:
     tree = others()
     wanted = simple(acls=(Acl(HOST, {0: 0}, frozenset({0})),))

@@ -108,7 +108,7 @@ def test_after_a_crash_at_any_step_the_next_plan_gets_there(
 
 
 def test_every_step_of_a_build_and_of_a_removal() -> None:
-    acl = Acl(HOST, {0: 0}, frozenset({0}), MUTUAL)
+    acl = Acl(HOST, {0: 0, 1: 0}, frozenset({0}), MUTUAL)
     wanted = simple(acls=(acl,))
     count = len(plan(wanted, others().root).operations)
     assert count > 20
