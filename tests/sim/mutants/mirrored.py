@@ -12,7 +12,6 @@ from controller.link.channel import Channel
 from controller.link.stream import Stream
 from controller.link.transport import Connection, Links
 from controller.pair import messages as msg
-from controller.pair.conversation import Conversation
 from controller.pair.follower import Follower
 from controller.pair.generations import Decision, How, Rule
 from controller.pair.leader import Leader
@@ -108,13 +107,6 @@ def _mirror_outlives_its_epoch() -> list[Patch]:
     return [(PairSide, "on_lost", on_lost)]
 
 
-def _epoch_not_checked() -> list[Patch]:
-    def still(_talk: Conversation, _channel: object) -> None:
-        return
-
-    return [(Conversation, "still", still)]
-
-
 def _old_frames_applied() -> list[Patch]:
     real = Links.established
 
@@ -176,11 +168,10 @@ MUTANTS = [
     Mutant("split not flushed", "L7", _split_not_flushed),
     Mutant("stale acks counted", "L9", _stale_acks_counted),
     Mutant("sync write done before the peer", "SYNC", _done_before_the_peer),
-    Mutant("hosts let in too early", "L7", _hosts_let_in_too_early),
-    Mutant("mirror outlives its epoch", "L9", _mirror_outlives_its_epoch),
-    Mutant("epoch not checked", "L9", _epoch_not_checked),
-    Mutant("old connection's frames applied", "L9", _old_frames_applied),
+    Mutant("hosts let in too early", "L7", _hosts_let_in_too_early, slow=227),
+    Mutant("mirror outlives its epoch", "L9", _mirror_outlives_its_epoch, slow=94),
+    Mutant("old connection's frames applied", "L9", _old_frames_applied, slow=92),
     Mutant("generation bumped at connect", "L8", _generation_bumped_at_connect),
-    Mutant("split-brain overruled", "L8", _split_brain_overruled),
-    Mutant("mark overtakes queued writes", "L11", _mark_overtakes_writes),
+    Mutant("split-brain overruled", "L8", _split_brain_overruled, slow=466),
+    Mutant("mark overtakes queued writes", "L11", _mark_overtakes_writes, slow=200),
 ]

@@ -135,7 +135,7 @@ MUTANTS = [
     Mutant("data before intent", "L4", _written_before_intent),
     Mutant("torn slot accepted", "L1", _torn_slot_accepted),
     Mutant("partly written block unmarked", "L1", _partly_written_block_unmarked),
-    Mutant("save answered by another save", "L1", _page_saved_once),
+    Mutant("save answered by another save", "L1", _page_saved_once, slow=355),
     Mutant("bitmap not flushed", "L1", _bitmap_not_flushed),
     Mutant("missing log read as clean", "L1", _missing_log_is_clean),
     Mutant("damaged bitmap read as clean", "L1", _damaged_page_is_clean),
