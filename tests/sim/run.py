@@ -21,9 +21,10 @@ from tests.sim.hosts import Host
 from tests.sim.loop import Stuck, VirtualLoop
 from tests.sim.machine import Machine
 from tests.sim.net import Fabric
-from tests.sim.operator import Operator, PairPlan
+from tests.sim.operator import PairPlan
 from tests.sim.oracle import Oracle, Tracked
 from tests.sim.quiet import Quiet
+from tests.sim.routine import Routine
 from tests.sim.trace import Trace
 from tests.sim.trouble import Trouble
 from tests.sim.weather import draw_weather
@@ -62,7 +63,7 @@ class Simulation:
         self.fabric = Fabric(Random(self.rng.random()), self.loop)
         self.size_bytes = self.rng.choice((256 << 10, 512 << 10, 1 << 20))
         self.plans = self._draw_plans()
-        self.operator = Operator(
+        self.operator = Routine(
             self.oracle,
             Random(self.rng.random()),
             self.plans,

@@ -17,8 +17,8 @@ from tests.sim.disk import CRASH_MODES
 from tests.sim.loop import WORLD
 from tests.sim.machine import Machine
 from tests.sim.net import Fabric
-from tests.sim.operator import Operator
 from tests.sim.oracle import Oracle
+from tests.sim.routine import Routine
 from tests.sim.weather import Weather
 
 LOOK_EVERY_S = 0.3
@@ -29,7 +29,7 @@ class Trouble:
     """The bad times of a seed."""
 
     def __init__(
-        self, oracle: Oracle, fabric: Fabric, operator: Operator, weather: Weather, rng: Random
+        self, oracle: Oracle, fabric: Fabric, operator: Routine, weather: Weather, rng: Random
     ) -> None:
         self._oracle = oracle
         self._fabric = fabric

@@ -89,8 +89,8 @@ def draw_weather(rng: Random) -> Weather:
     sizes = {4 << 10: (12, 40, 200), 16 << 10: (4, 8, 16), 64 << 10: (4,)}
     return Weather(
         duration_s=rng.uniform(6, 12),
-        crash_every_s=rng.choice((1.3, 2.5, 4.5)),
-        cut_every_s=rng.choice((3.0, 6.0, 15.0)),
+        crash_every_s=rng.choice((1.4, 2.6, 5.0)),
+        cut_every_s=rng.choice((4.0, 8.0, 20.0)),
         command_every_s=rng.choice((0.15, 0.4, 1.0)),
         host_pause_s=rng.choice((0.04, 0.08, 0.2)),
         hosts=rng.randint(1, 3),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import controller.pair.choice as choice_module
 import controller.pair.generations as generations
-import controller.pair.leader as leader_module
 from controller.api.messages import Direction, Mode, PairKind
 from controller.link.channel import Channel
 from controller.link.stream import Stream
@@ -144,7 +144,7 @@ def _split_brain_overruled() -> list[Patch]:
             return Decision(Rule.NAMED_FORWARD, How.BITMAP, Direction.FORWARD)
         return found
 
-    return [(leader_module, "decide", decide)]
+    return [(choice_module, "decide", decide)]
 
 
 def _mark_overtakes_writes() -> list[Patch]:

@@ -1,0 +1,138 @@
+"""What operators do all day: every verb at random times, by the state of a pair and by habit.
+
+Owns the choice of what is done next. Must not judge: the commands themselves do (`operator`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from controller.api import messages as m
+from tests.sim.loop import Died
+from tests.sim.machine import Machine
+from tests.sim.operator import PARTED, Operator, PairPlan, split_brain
+
+
+class Routine(Operator):
+    """An operator at work."""
+
+    async def random(self) -> None:
+        """Something an operator might do now."""
+        rng = self.rng
+        plan = rng.choice(self.plans)
+        can: list[tuple[float, Callable[[], Awaitable[object]]]] = [
+            (0.08, self._look),
+            (self.habits.mark, self.backup),
+            (0.08, self._view),
+            (self.habits.delete, lambda: self.delete(plan, force=rng.random() < 0.3)),
+            (self.habits.restore, self.restore),
+            (0.15, self._mend),
+        ]
+        chance = rng.random()
+        for share, what in can:
+            chance -= share
+            if chance < 0:
+                await what()
+                return
+        await self._by_state(plan)
+
+    async def _mend(self) -> None:
+        """Replace a volume whose disk has failed, as quiet times do."""
+        for name, volume_name in self.oracle.volumes:
+            volume = self.oracle.machines[name].volume(volume_name)
+            if volume is not None and not volume.state.healthy:
+                await self.replace(self.oracle.machines[name], volume_name)
+                return
+
+    async def go_on(self, name: str) -> None:
+        """Give what a pair's state allows, at once."""
+        await self._by_state(next(plan for plan in self.plans if plan.name == name))
+
+    async def _by_state(self, plan: PairPlan) -> None:
+        rng = self.rng
+        record = self.record(plan, m.Role.P_VOL)
+        at = None
+        if rng.random() < 0.2:
+            at = self.oracle.machines[plan.s_machine]
+        if record is None:
+            await self.create_pair(plan)
+        elif record.state is m.PairState.PAIR:
+            if rng.random() < self.habits.mark and all(map(self.in_pair, self.plans[:2])):
+                await self.mark(self.plans[0], self.plans[1])
+            elif rng.random() < 0.3:
+                limited = rng.random() < self.habits.rate_limit
+                await self.verify(plan, repair=rng.random() < 0.3, limited=limited)
+            elif rng.random() >= self.habits.patience:
+                await self.split(plan, writable=rng.random() < 0.5, at=at)
+        elif record.state in PARTED:
+            if rng.random() < 0.15:
+                await self.split(plan, writable=rng.random() < 0.5, at=at)
+            elif rng.random() < 0.1 or split_brain(record):
+                await self.resolve(plan, discard_p=rng.random() < 0.5, at=at)
+            else:
+                reverse = rng.random() < 0.35
+                full, force = rng.random() < 0.1, rng.random() < 0.7
+                limited = rng.random() < self.habits.rate_limit
+                await self.resync(
+                    plan,
+                    reverse=reverse,
+                    full=full,
+                    force=force,
+                    limited=limited,
+                    named=rng.random() < 0.6,
+                    at=at,
+                )
+        elif rng.random() < 0.2:
+            await self.resync(plan, reverse=rng.random() < 0.5)
+
+    async def _look(self) -> None:
+        machine = self.rng.choice(list(self.oracle.machines.values()))
+        verb = self.rng.choice(("node.show", "volume.list", "pair.list"))
+        await self.give(machine, verb, m.Empty())
+
+    async def _view(self) -> None:
+        machine = self.oracle.machines["b"]
+        if self.rng.random() < 0.5:
+            asked = m.ViewOpen(volume="third", view="view")
+            answer = await self.give(machine, "view.open", asked)
+            view = machine.volume("view")
+            if answer.done and view is not None:
+                await self._write_view(machine)
+        else:
+            await self.give(machine, "view.close", m.Named(name="view"))
+
+    async def _write_view(self, machine: Machine) -> None:
+        """Law L13: whatever is written to a view, the third stays (`frozen` tells)."""
+        view = machine.volume("view")
+        assert view is not None
+        data = bytes([0xAB]) * 1536
+        offset = self.rng.randrange(0, self.size_bytes // 512 - 3) * 512
+        try:
+            await machine.io(lambda done: view.write(offset, memoryview(data), False, done))
+        except Died:
+            return
+
+    async def backup(self) -> None:
+        """A backup: what is split follows again, and when both pairs are in sync, the mark."""
+        remote, local = self.plans[:2]
+        if self.rng.random() < 0.7:
+            for plan in (remote, local):
+                record = self.record(plan, m.Role.P_VOL)
+                if record is not None and record.state in PARTED:
+                    await self.resync(plan, reverse=False)
+            for _ in range(40):
+                if self.in_pair(remote) and self.in_pair(local):
+                    break
+                await asyncio.sleep(0.1)
+        await self.mark(remote, local)
+
+    async def restore(self) -> None:
+        """A whole restore: second from third, then first from second (law L6)."""
+        remote, local = self.plans[0], self.plans[1]
+        await self.split(remote, writable=self.rng.random() < 0.5)
+        await self.split(local, writable=False)
+        await asyncio.sleep(self.rng.uniform(0, 0.5))
+        await self.resync(local, reverse=True)
+        await asyncio.sleep(self.rng.uniform(0, 2))
+        await self.resync(remote, reverse=True)
