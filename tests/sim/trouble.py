@@ -169,11 +169,11 @@ class Trouble:
         other = rng.choice([name for name in self._oracle.machines if name != "b"])
         for_s = rng.choice((0.0, 0.0, 0.3, 1.0, 4.0)) * rng.random()
         kind = rng.random()
-        if kind < 0.2:
+        if kind < 0.15:
             self._oracle.event(f"STALL of the link {other}-b for {for_s:.2f} s")
             fabric.stall(other, "b", for_s)
             return
-        if kind < 0.4:
+        if kind < 0.45:
             await self._strand(other)
             return
         half_open = rng.random() < 0.3
@@ -188,7 +188,7 @@ class Trouble:
         rng = self._rng
         late_s = rng.uniform(0.5, 3)
         self._fabric.linger(other, "b", late_s)
-        await asyncio.sleep(rng.uniform(0.1, 0.4))
+        await asyncio.sleep(rng.uniform(0.1, 0.6))
         ends = [other, "b"]
         if rng.random() < 0.3:
             ends.reverse()
