@@ -223,6 +223,20 @@ class Pairs:
         if record.role is m.Role.P_VOL:
             owner.side.bitmap.set_all()
         else:
+            # From here on no copy back into the volume begins; one that runs would end as a
+            # write since the two sides parted.
+            back = [
+                each
+                for each in self.of_volume(record.volume)
+                if each.record.state is m.PairState.RCPY or each.record.goal == "reverse"
+            ]
+            if back:
+                self._close(owner)
+                raise RejectedError(
+                    Code.IN_USE,
+                    f"'{record.volume}' is being copied back to by pair '{back[0].record.name}'",
+                    f"wait for it: trilun pair wait {back[0].record.name} PAIR",
+                )
             await self.guard(owner.side)
             owner.side.volume.state.consistent = False
             owner.side.volume.update_access()
@@ -277,9 +291,7 @@ class Pairs:
         return side.volume.sessions()
 
     async def guard(self, side: PairSide) -> None:
-        """Split what mirrors this volume while it is still consistent (law L7)."""
-        if not side.volume.state.consistent:
-            return
+        """Split what mirrors this volume while that is still consistent (law L7)."""
         for owner in self.of_volume(side.volume.name):
             if owner.side is side or owner.record.role is not m.Role.P_VOL:
                 continue
@@ -350,14 +362,19 @@ class Pairs:
             # It is still there on disk, and would be back after a restart.
             self._catalogue.contents.pairs.append(record)
             raise
+        self._close(self._owners[record.name, record.role])
+        if self.find(record.name) is None:
+            self._events.pair_gone(record.name)
+
+    def _close(self, owner: PairOwner) -> None:
+        """Take a side out of its volume, and its bitmap off the disk."""
+        side, record = owner.side, owner.record
         side.volume.trackers.remove(side)
-        owner = self._owners.pop((record.name, record.role))
+        del self._owners[record.name, record.role]
         side.bitmap_file.close()
         self._meta_disk.remove(_bitmap_name(record))
         side.volume.update_access()
         owner.retire()
-        if self.find(record.name) is None:
-            self._events.pair_gone(record.name)
 
 
 def _bitmap_name(record: PairRecord) -> str:

@@ -303,6 +303,9 @@ class Leader:
         )
         if side.channel is not None:
             side.channel.forget()
+        # What was asked before has no answer that still counts: a split that waits in the
+        # queue behind the failed write is no instant (law L11).
+        owner.talk.lost(f"it failed: {reason}")
         owner.post("persist")
 
     async def opened(self) -> None:

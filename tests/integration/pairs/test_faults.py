@@ -18,6 +18,7 @@ from controller.volume.faulty import FaultRule
 from targets.lun import LunError, LunFault
 from tests.integration.pairs.faults import Faults
 from tests.rig import (
+    LOCAL_PAIR,
     Running,
     chain,
     discard,
@@ -28,6 +29,7 @@ from tests.rig import (
     relink,
     remote_pair,
     start_node,
+    two_nodes,
     unlinked,
     write,
 )
@@ -284,3 +286,33 @@ async def test_reads_that_wait_for_a_disk_hold_nothing_up(tmp_path: Path) -> Non
         assert not reading.done()
         store.release()
         assert await reading == bytes(BLOCK)
+
+
+async def test_a_split_behind_a_write_that_fails_is_no_instant(tmp_path: Path) -> None:
+    """Law L11: what the S-VOL lacks was written before the split, so there was none."""
+    faults = Faults()
+    async with two_nodes(tmp_path, wrap_b=faults.wrap) as (_, b):
+        for name in ("second", "third"):
+            await b.do("volume.create", m.VolumeCreate(name=name, size_bytes=SIZE))
+        await b.do("pair.create", LOCAL_PAIR)
+        await b.until("local", S.PAIR)
+        record = b.node.volumes.get("third").record
+        store = faults.disk.rules(
+            record.id, FaultRule("write", "hold"), FaultRule("write", "no_space")
+        )
+        first = asyncio.create_task(write(b.volume("second"), 0, b"1" * BLOCK))
+        await eventually(lambda: bool(store.held))
+        b.volume("third").barrier(lambda: None)
+        second = asyncio.create_task(write(b.volume("second"), BLOCK, b"2" * BLOCK))
+        await eventually(lambda: len(b.volume("third")._queue) == 2)
+        split = asyncio.create_task(b.do("pair.split", m.PairSplit(name="local")))
+        await eventually(lambda: len(b.volume("third")._queue) == 3)
+        store.release()
+        with pytest.raises(RejectedError, match="it failed"):
+            await split
+        await asyncio.gather(first, second)
+        assert b.pair("local").state is S.PSUE
+        assert "mend" in b.pair("local").next_step
+        await b.do("pair.resync", m.PairResync(name="local"))
+        await b.until("local", S.PAIR)
+        assert b.image("second") == b.image("third")

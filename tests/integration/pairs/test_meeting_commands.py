@@ -10,7 +10,15 @@ import pytest
 from controller.api import messages as m
 from controller.api.errors import RejectedError
 from controller.volume.store import BlockStore, StoreError, StoreFault
-from tests.rig import LOCAL_PAIR, Running, read, start_node, write
+from tests.rig import (
+    LOCAL_PAIR,
+    Running,
+    read,
+    remote_pair,
+    start_node,
+    two_nodes,
+    write,
+)
 
 S = m.PairState
 BLOCK = 4096
@@ -146,3 +154,32 @@ async def test_half_a_pair_that_finds_no_space_leaves_nothing_behind(tmp_path: P
         await node.until("local", S.PAIR)
     finally:
         await node.stop()
+
+
+async def test_a_volume_that_is_copied_back_to_becomes_no_s_vol(tmp_path: Path) -> None:
+    """Law L7: what arrives meanwhile would count as written since the new sides parted."""
+    size = 1 << 20
+    async with two_nodes(tmp_path) as (a, b):
+        await a.do("volume.create", m.VolumeCreate(name="first", size_bytes=size))
+        for name in ("second", "third"):
+            await b.do("volume.create", m.VolumeCreate(name=name, size_bytes=size))
+        await write(a.volume("first"), 0, b"1" * size)
+        await b.do("pair.create", LOCAL_PAIR)
+        await b.until("local", S.PAIR)
+        await b.do("pair.split", m.PairSplit(name="local", writable=True))
+        await write(b.volume("third"), 0, b"3" * size)
+        reverse = m.PairResync(
+            name="local", direction=m.Direction.REVERSE, rate_limit_bytes_per_s=1 << 20
+        )
+        await b.do("pair.resync", reverse)
+        with pytest.raises(RejectedError, match="copied back to by pair 'local'") as error:
+            await a.do("pair.create", remote_pair())
+        assert error.value.next_step == "wait for it: trilun pair wait local PAIR"
+        assert a.node.pairs.find("remote") is b.node.pairs.find("remote") is None
+        left = list((tmp_path / "b" / "meta").glob("*.bitmap"))
+        assert len(left) == 2, "the local pair's own two"
+        await b.until("local", S.PAIR)
+        await a.do("pair.create", remote_pair())
+        await a.until("remote", S.PAIR)
+        await b.until("local", S.PAIR)
+        assert a.image("first") == b.image("second") == b.image("third")
