@@ -81,6 +81,12 @@ class Commands:
 
     async def carry_out(self, verb: str, params: m.Params) -> Outcome:
         """Carry one verb out; RejectedError when it can't be."""
+        if self._node.stopping:
+            raise RejectedError(
+                Code.UNREACHABLE,
+                f"controller '{self._node.name}' is being stopped",
+                "ask again when it is back: trilun status",
+            )
         method = self._verbs.get(verb)
         if method is None:
             raise RejectedError(

@@ -94,7 +94,8 @@ class Node:
         self._ticks = 0
         self._publishing: Callable[[], None] | None = None
         self._cancel_progress: Callable[[], None] | None = None
-        self._stopping = False
+        self.stopping = False
+        """A clean stop is under way: no command is taken any more."""
         self.link_port = 0
 
     async def start(self) -> None:
@@ -138,7 +139,7 @@ class Node:
         """A clean stop: no host, no peer, everything durable and marked clean."""
         if self._cancel_progress is not None:
             self._cancel_progress()
-        self._stopping = True
+        self.stopping = True
         await self.volumes.withdraw_all()
         await self.calls.close()
         await self.links.close()
@@ -251,7 +252,7 @@ class Node:
         self._publisher.publish_status(self.peers(), self.detail())
 
     def _publish_soon(self) -> None:
-        if self._publishing is None and not self._stopping:
+        if self._publishing is None and not self.stopping:
             self._publishing = self._world.clock.later(0, self._publish)
 
     def _state(self, kind: StateKind, name: str, info: m.VolumeInfo | m.PairInfo | None) -> None:
@@ -261,7 +262,7 @@ class Node:
 
     def _publish(self) -> None:
         self._publishing = None
-        if self._stopping:
+        if self.stopping:
             # What the files say when they are closed is no news.
             return
         pairs, self._changed_pairs = self._changed_pairs, set()

@@ -181,7 +181,7 @@ class Pairs:
 
     async def close_all(self) -> None:
         """Stop every owner; bits are saved with their volumes."""
-        for owner in self._owners.values():
+        for owner in list(self._owners.values()):
             await owner.stop()
 
     def close_files(self) -> None:

@@ -161,7 +161,8 @@ class Volumes:
                     await asyncio.gather(*(self._drained(each) for each in self._shelf.values()))
         except TimeoutError:
             log.warning("writes are still under way: not a clean stop")
-        for shelved in self._shelf.values():
+        # A command that was given before the stop may end meanwhile.
+        for shelved in list(self._shelf.values()):
             await self._close(shelved)
 
     async def _drained(self, shelved: Shelved) -> None:

@@ -183,3 +183,20 @@ async def test_a_volume_that_is_copied_back_to_becomes_no_s_vol(tmp_path: Path) 
         await a.until("remote", S.PAIR)
         await b.until("local", S.PAIR)
         assert a.image("first") == b.image("second") == b.image("third")
+
+
+@pytest.mark.parametrize("later_turns", [0, 1, 2, 3, 5, 8])
+async def test_a_command_that_meets_a_stop_ends_and_later_ones_are_refused(
+    later_turns: int, tmp_path: Path
+) -> None:
+    node = await start_node(tmp_path, "b", [])
+    await volumes(node)
+    fourth = m.VolumeCreate(name="fourth", size_bytes=SIZE)
+    create = asyncio.create_task(node.do("volume.create", fourth))
+    await turns(later_turns + 1)
+    stop = asyncio.create_task(node.stop())
+    await turns(1)
+    with pytest.raises(RejectedError, match="is being stopped"):
+        await node.do("volume.create", m.VolumeCreate(name="fifth", size_bytes=SIZE))
+    await asyncio.gather(stop, create, return_exceptions=True)
+    assert stop.exception() is None
