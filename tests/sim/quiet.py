@@ -39,6 +39,9 @@ class Quiet:
         try:
             async with asyncio.timeout(WITHIN_S):
                 await self._converge()
+                while not (self._oracle.broke or await self._rested()):
+                    # A connection that died half open is noticed late, and all goes on from there.
+                    await self._converge()
         except TimeoutError:
             self._oracle.broken("L3", f"no end after {WITHIN_S:.0f} s: {self._states()}")
             return
@@ -133,36 +136,41 @@ class Quiet:
 
     async def _resync(self, plan: PairPlan) -> None:
         operator = self._operator
-        answer = await operator.resync(plan, reverse=False)
-        if answer.refused is None:
-            return
-        code = answer.refused.code
-        if code in REFUSED_FULL:
-            answer = await operator.resync(plan, reverse=False, full=True)
-        elif code is Code.NOT_CONSISTENT:
-            answer = await operator.resync(plan, reverse=True)
-        elif code is Code.IN_USE and plan.kind is m.PairKind.REMOTE:
-            # The S-VOL is itself the target of a copy from its local mirror.
-            return
-        if answer.refused is not None and answer.refused.code in REFUSED_FULL:
-            await operator.resync(plan, reverse=code is Code.NOT_CONSISTENT, full=True)
+        reverse = full = False
+        for _ in range(4):
+            answer = await operator.resync(plan, reverse=reverse, full=full)
+            if answer.refused is None:
+                return
+            if answer.refused.code in REFUSED_FULL and not full:
+                full = True
+            elif answer.refused.code is Code.NOT_CONSISTENT and not reverse:
+                reverse, full = True, False
+            else:
+                # As where the S-VOL is itself the target of a copy from its local mirror.
+                return
 
     # ------------------------------------------------------------ at rest
 
-    async def _settled(self) -> None:
+    async def _rested(self) -> bool:
+        """Wait until nothing is on its way; False when a pair has left PAIR meanwhile."""
         oracle = self._oracle
-        if oracle.broke:
-            return
         _, unanswered = await asyncio.wait(self._hosts, timeout=ANSWER_WITHIN_S)
         if unanswered:
             oracle.broken("ANSWER", f"{len(unanswered)} hosts wait for an answer for ever")
-            return
+            return True
         for name, volume_name in oracle.volumes:
             volume = oracle.machines[name].volume(volume_name)
             if volume is not None:
                 await oracle.machines[name].io(volume.flush)
         await asyncio.sleep(1)
         await self._idle()
+        owners = [o for each in oracle.machines.values() for o in each.node.pairs.owners()]
+        return all(owner.record.state is m.PairState.PAIR for owner in owners)
+
+    async def _settled(self) -> None:
+        oracle = self._oracle
+        if oracle.broke:
+            return
         for plan in self._operator.plans:
             p = oracle.machines[plan.p_machine].image_of(plan.p_volume)
             s = oracle.machines[plan.s_machine].image_of(plan.s_volume)
