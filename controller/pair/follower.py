@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from controller.pair.owner import PairOwner
 
 
+_MOVED_ON = "the S-VOL was written just now; give the command again"
+
+
 class Follower:
     """Steps of the S-VOL's side; the messages of a copy serve whichever side is its target."""
 
@@ -109,13 +112,22 @@ class Follower:
         if use or state is None:
             self._refuse(use or f"the S-VOL is in {record.state}")
             return
-        channel = owner.talk.epoch()
+        if prepare.expected not in ("", record.current):
+            self._refuse(_MOVED_ON)
+            return
+        channel, before, goal = owner.talk.epoch(), record.state, record.goal
         side.begin_resync()
         record.goal = "mirror"
-        record.halted = False
         owner.set_state(state)
         await owner.drained()
         owner.talk.still(channel)
+        if prepare.expected not in ("", record.current):
+            # A host's write was waiting for its new generation when we closed the door.
+            record.goal = goal
+            owner.set_state(before)
+            self._refuse(_MOVED_ON)
+            return
+        record.halted = False
         if prepare.dirty_bytes or len(side.bitmap):
             await owner.services.guard(side)
             owner.talk.still(channel)
@@ -155,7 +167,7 @@ class Follower:
             self._refuse(f"the S-VOL is in {record.state} and can't be a source")
             return
         if record.current != reverse.agreed:
-            self._refuse("the S-VOL was written just now; give the command again")
+            self._refuse(_MOVED_ON)
             return
         channel, before = side.channel, record.state
         side.begin_resync()
@@ -165,7 +177,7 @@ class Follower:
         if record.current != reverse.agreed:
             # A host's write was waiting for its new generation when we closed the door.
             owner.set_state(before)
-            self._refuse("the S-VOL was written just now; give the command again")
+            self._refuse(_MOVED_ON)
             return
         record.goal = "reverse"
         record.halted = False

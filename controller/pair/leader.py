@@ -112,7 +112,8 @@ class Leader:
         record.halted = False
         record.guarded = False
         if decision.direction is Direction.FORWARD:
-            await self._forward()
+            # Where nobody named the direction, nothing may be discarded that came since.
+            await self._forward("" if direction is not None else report.current)
         else:
             await self._reverse(report.current)
         owner.services.changed(self._side)
@@ -156,7 +157,7 @@ class Leader:
 
     # ------------------------------------------------------------ copies
 
-    async def _forward(self) -> None:
+    async def _forward(self, expected: str) -> None:
         owner, side, record = self._owner, self._side, self._record
         channel = owner.talk.epoch()
         side.begin_resync()
@@ -166,7 +167,8 @@ class Leader:
         # a copy makes it inconsistent (law L7).
         while True:
             agreed, dirty_bytes = record.current, side.bitmap.dirty_bytes
-            prepare = msg.Prepare(dirty_bytes=dirty_bytes, current=agreed)
+            prepare = msg.Prepare(dirty_bytes=dirty_bytes, current=agreed, expected=expected)
+            expected = ""
             reply = await owner.talk.converse(prepare, msg.Prepared, msg.Refused)
             owner.talk.still(channel)
             if isinstance(reply, msg.Refused):

@@ -43,6 +43,9 @@ class Prepare(Message):
     """My marks; with none on either side there is nothing to copy and nothing to endanger."""
     current: str = Field(max_length=64)
     """The generation both sides agree on from here: what S will be when the copy is done."""
+    expected: str = Field(default="", max_length=64)
+    """S's generation when the direction was decided; S refuses when it has moved on. Empty when
+    the operator named the direction: then what S wrote is given up."""
 
 
 class Prepared(Message):

@@ -260,6 +260,35 @@ async def test_there_is_nothing_to_resolve_where_only_one_side_was_written(tmp_p
         assert a.image("first") == b.image("second")
 
 
+async def test_a_write_that_comes_behind_the_decision_is_not_discarded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law L8: nobody named a direction, and the S-VOL was not written when it was chosen."""
+    async with two_nodes(tmp_path) as (a, b):
+        await chain(a, b)
+        await a.do("pair.split", m.PairSplit(name="remote", writable=True))
+        await write(a.volume("first"), 0, b"p" * BLOCK)
+        leader = a.node.pairs.get("remote")._leader
+        ask_report = leader.ask_report
+
+        async def met() -> msg.Report:
+            report = await ask_report()
+            monkeypatch.undo()
+            await write(b.volume("second"), BLOCK, b"s" * BLOCK)
+            return report
+
+        monkeypatch.setattr(leader, "ask_report", met)
+        with pytest.raises(RejectedError, match="written just now"):
+            await a.do("pair.resync", m.PairResync(name="remote"))
+        assert await read(b.volume("second"), BLOCK, BLOCK) == b"s" * BLOCK
+        assert (a.pair("remote").state, b.pair("remote").state) == (S.PSUS, S.SSUS)
+        with pytest.raises(RejectedError, match="split-brain"):
+            await a.do("pair.resync", m.PairResync(name="remote"))
+        await a.do("pair.resync", m.PairResync(name="remote", direction=m.Direction.FORWARD))
+        await a.until("remote", S.PAIR)
+        assert a.image("first") == b.image("second")
+
+
 async def test_a_pair_the_other_side_forgot_can_be_deleted(tmp_path: Path) -> None:
     async with two_nodes(tmp_path) as (a, b):
         await chain(a, b)
