@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.volume.bitmap import PAGE_BITS, DirtyBitmap, block_range
+from controller.volume.bitmap import BLOCK_BYTES, PAGE_BITS, DirtyBitmap, block_range
 from controller.volume.bitmap_file import (
     SLOT_BYTES,
     BitmapFile,
@@ -201,3 +201,23 @@ async def test_a_failed_save_is_never_taken_back() -> None:
     file.save(errors.append)
     assert all(error is not None for error in errors)
     assert len(errors) == 2
+
+
+@given(st.lists(ranges, max_size=6), ranges)
+def test_clear_runs_are_the_rest_of_a_range(
+    marked: list[tuple[int, int]], asked: tuple[int, int]
+) -> None:
+    bitmap = DirtyBitmap(BLOCKS)
+    for first, count in marked:
+        bitmap.set(first, min(count, BLOCKS - first))
+    first, count = asked[0], min(asked[1], BLOCKS - asked[0])
+    found = list(bitmap.clear_runs(first, count))
+    assert found == sorted(found)
+    blocks = [block for at, length in found for block in range(at, at + length)]
+    assert blocks == [at for at in range(first, first + count) if not bitmap.test(at)]
+
+
+def test_dirty_bytes_are_those_of_the_marked_blocks() -> None:
+    bitmap = DirtyBitmap(BLOCKS)
+    bitmap.set(PAGE_BITS - 1, 3)
+    assert bitmap.dirty_bytes == 3 * BLOCK_BYTES
