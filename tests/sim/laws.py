@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from pydantic import ValidationError
 
@@ -69,17 +70,35 @@ def first_difference(one: bytes | bytearray, two: bytes | bytearray) -> int | No
     return None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Half:
-    """One side of a pair in its machine's files."""
+    """One side of a pair in its machine's files; what they say is worked out when it is asked."""
 
     record: PairRecord
     volume: VolumeRecord
     data: bytes | bytearray
-    covered: DirtyBitmap
-    """Marked, or in an extent that is taken as dirty at the next start."""
-    bits: DirtyBitmap
-    """Marked on disk."""
+    bitmap_file: bytes | bytearray
+    metadata_file: bytes | bytearray
+
+    @cached_property
+    def bits(self) -> DirtyBitmap:
+        """Marked on disk."""
+        return _bits(self.record, self.volume.size_bytes // BLOCK_BYTES, self.bitmap_file)
+
+    @cached_property
+    def covered(self) -> DirtyBitmap:
+        """Marked, or in an extent that is taken as dirty at the next start."""
+        covered = DirtyBitmap(self.bits.blocks)
+        covered.union(self.bits)
+        log = read_intent(self.volume, self.metadata_file)
+        if log is None:
+            covered.set_all()
+        else:
+            step = log.extent_bytes // BLOCK_BYTES
+            for extent in log.extents:
+                first = extent * step
+                covered.set(first, min(step, covered.blocks - first))
+        return covered
 
 
 def bitmap_name(record: PairRecord) -> str:
@@ -111,19 +130,9 @@ def halves(data: Files, meta: Files) -> Iterator[Half]:
         name = bitmap_name(record)
         if name not in meta:
             raise ValueError(f"pair '{record.name}' has no bitmap file")
-        blocks = volume.size_bytes // BLOCK_BYTES
-        bits = _bits(record, blocks, meta[name])
-        covered = DirtyBitmap(blocks)
-        covered.union(bits)
-        log = read_intent(volume, meta[f"{volume.id}.meta"])
-        if log is None:
-            covered.set_all()
-        else:
-            step = log.extent_bytes // BLOCK_BYTES
-            for extent in log.extents:
-                first = extent * step
-                covered.set(first, min(step, blocks - first))
-        yield Half(record, volume, data[f"{volume.id}.volume"], covered, bits)
+        yield Half(
+            record, volume, data[f"{volume.id}.volume"], meta[name], meta[f"{volume.id}.meta"]
+        )
 
 
 def uncovered(machines: list[tuple[Files, Files]]) -> str | None:
