@@ -131,6 +131,10 @@ class Pairs:
         if not owners or (hot is not None and hot.clean):
             return
         for owner in owners:
+            if owner.record.role is m.Role.S_VOL and owner.record.state is not m.PairState.SSUS:
+                # Some of the last writes may be missing: a split that is told late finds no
+                # instant here (law L11).
+                owner.record.settled = False
             if hot is None:
                 owner.side.bitmap.set_all()
             else:

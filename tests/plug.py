@@ -8,6 +8,7 @@ arbitrary part of what was not, torn between sectors.
 from __future__ import annotations
 
 import random
+from collections import deque
 from pathlib import Path
 
 from controller.volume.store import BlockStore, Disk, StoreDone, StoreError
@@ -40,7 +41,9 @@ class CrashStore:
         self._path = path
         self._plug = plug
         self._durable = bytearray(path.read_bytes())
-        self._pending: list[tuple[int, bytes]] = []
+        self._number = 0
+        self._pending: deque[tuple[int, int, bytes]] = deque()
+        """Number, offset and data of what no flush has covered."""
         self._closed = False
         plug.stores.append(self)
 
@@ -65,29 +68,32 @@ class CrashStore:
 
     def write(self, offset_bytes: int, data: memoryview, done: StoreDone) -> None:
         if not self._plug.pulled:
-            self._pending.append((offset_bytes, bytes(data)))
+            self._keep(offset_bytes, bytes(data))
             self._inner.write(offset_bytes, data, self._guarded(done))
 
     def discard(self, offset_bytes: int, length_bytes: int, done: StoreDone) -> None:
         if not self._plug.pulled:
-            self._pending.append((offset_bytes, bytes(length_bytes)))
+            self._keep(offset_bytes, bytes(length_bytes))
             self._inner.discard(offset_bytes, length_bytes, self._guarded(done))
+
+    def _keep(self, offset_bytes: int, data: bytes) -> None:
+        self._number += 1
+        self._pending.append((self._number, offset_bytes, data))
 
     def flush(self, done: StoreDone) -> None:
         if self._plug.pulled:
             return
-        # More writes may be pending by the time it ends; it promises nothing for those.
-        covered = list(self._pending)
+        # More writes may be pending by the time it ends; it promises nothing for those. Of two
+        # flushes under way each may end first.
+        covered = self._number
 
         def flushed(error: StoreError | None) -> None:
             if self._plug.pulled:
                 return
             if error is None:
-                landed = 0
-                while landed < len(covered) and self._pending[:1] == covered[landed : landed + 1]:
-                    offset_bytes, data = self._pending.pop(0)
+                while self._pending and self._pending[0][0] <= covered:
+                    _, offset_bytes, data = self._pending.popleft()
                     self._durable[offset_bytes : offset_bytes + len(data)] = data
-                    landed += 1
             done(error)
 
         self._inner.flush(flushed)
@@ -110,7 +116,7 @@ class CrashStore:
         if self._closed or not self._path.exists():
             return
         image = self._durable
-        for offset_bytes, data in self._pending:
+        for _, offset_bytes, data in self._pending:
             fate = chance.random()
             if fate < 0.4:
                 continue

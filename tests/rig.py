@@ -126,6 +126,7 @@ class Running:
         assert self.plug is not None, "start it with crashes=True"
         self.plug.pull()
         node = self.node
+        node.stopping = True
         if node._cancel_progress is not None:
             node._cancel_progress()
         tasks = [owner._task for owner in node.pairs.owners() if owner._task is not None]

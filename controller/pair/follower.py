@@ -54,7 +54,8 @@ class Follower:
     def _split(self, split: msg.Split) -> None:
         record, side, owner = self._record, self._side, self._owner
         state = after(record.state, Event.TOLD_SPLIT)
-        if state is not None and side.volume.state.consistent:
+        stands = record.settled or record.state is state
+        if state is not None and side.volume.state.consistent and stands:
             side.part()
             record.goal = "split"
             record.halted = False
@@ -99,7 +100,8 @@ class Follower:
         them out of what an operator was told is one point in time (law L7).
         """
         await finished(self._side.volume.settle)
-        self._record.settled = True
+        if self._record.state is PairState.SSUS:
+            self._record.settled = True
         self._side.volume.update_access()
         await self._owner.services.commit()
         self._owner.talk.send(done)
@@ -150,6 +152,7 @@ class Follower:
         channel = owner.talk.epoch()
         side.bitmap.clear_all()
         side.doubt = None
+        record.settled = True
         side.volume.state.consistent = True
         side.volume.state.generation = record.current
         side.counting_wire = False
@@ -213,6 +216,7 @@ class Follower:
         side.end_copier()
         side.doubt = None
         side.counting_wire = False
+        record.settled = True
         record.goal = "mirror"
         owner.set_state(PairState.PAIR)
         await owner.save()

@@ -325,11 +325,15 @@ class Leader:
             if report.state is not PairState.SSUS:
                 self._send_split()
                 await self.complete_split()
+                report = await self.ask_report()
             self._side.peer_suspended = True
             if record.state is PairState.PSUE and not record.halted:
                 # The link broke while a copy was being prepared: the split stands.
                 owner.set_state(PairState.PSUS)
-            record.reason, record.next_step = split_news(record.name, consistent=report.consistent)
+            stands = report.consistent and report.state is PairState.SSUS
+            if not stands:
+                record.label = ""
+            record.reason, record.next_step = split_news(record.name, consistent=stands)
             owner.see_split_brain()
             owner.services.changed(self._side)
         elif not record.halted and record.state is PairState.PSUE:

@@ -9,8 +9,6 @@ import asyncio
 import contextlib
 from pathlib import Path
 
-import pytest
-
 from controller.api import messages as m
 from controller.api.errors import RejectedError
 from controller.link.transport import Peer
@@ -28,7 +26,6 @@ async def start(directory: Path, port: int = 0) -> tuple[Running, Running]:
     return a, b
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_a_resync_that_died_before_it_began_has_a_next_step(tmp_path: Path) -> None:
     a, b = await start(tmp_path)
     await chain(a, b)

@@ -421,9 +421,6 @@ def differing(left: bytes, right: bytes) -> str:
     return f"{len(found)} sectors differ: {found[:8]}"
 
 
-# A connection accepted in the turn in which a node closes its server is dropped by asyncio 3.11
-# without being closed (`Server._attach` asserts); the warning about it falls into any test.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + EXAMPLES))
 async def test_any_program_ends_equal(seed: int, tmp_path: Path) -> None:
     program = Program(tmp_path, seed)

@@ -16,10 +16,6 @@ from controller.volume.slots import CorruptError
 from targets.lun import LunError
 from tests.rig import Running, chain, eventually, flush, linked, read, start_node, write
 
-# A connection accepted in the turn in which a node closes its server is dropped by asyncio 3.11
-# without being closed (`Server._attach` asserts); the warning about it falls into any test.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 S = m.PairState
 BLOCK = 4096
 SIZE = 4 << 20
@@ -214,6 +210,38 @@ async def test_a_split_stays_and_both_sides_keep_their_marks(how: How, tmp_path:
         await both.in_sync()
         assert await read(both.a.volume("first"), 0, BLOCK) == b"1" * BLOCK
         assert await read(both.a.volume("first"), 9 * BLOCK, BLOCK) == bytes(BLOCK)
+
+
+@pytest.mark.parametrize("how", HOWS)
+async def test_a_split_told_to_a_secondary_that_lost_its_cache_is_no_instant(
+    how: How, tmp_path: Path
+) -> None:
+    """Laws L7, L11: what a host was told is done, before the split, may be missing there."""
+    async with site(tmp_path) as both:
+        await write(both.a.volume("first"), 0, b"a" * 20 * BLOCK)
+        await both.stop("b", how)
+        await both.a.until("remote", S.PSUE)
+        await both.a.do("pair.split", m.PairSplit(name="remote", label="monday"))
+        await both.start("b")
+        await both.linked()
+        await both.a.node.pairs.get("remote").caught_up()
+        p, s = both.a.pair("remote"), both.b.pair("remote")
+        assert p.state is S.PSUS
+        if how == "clean":
+            assert (s.state, p.split_label, p.reason) == (S.SSUS, "monday", "")
+            assert both.a.image("first") == both.b.image("second")
+        else:
+            assert (s.state, p.split_label) == (S.PSUE, "")
+            for side in (p, s):
+                assert "no point in time" in side.reason
+                assert "trilun pair resync remote" in side.next_step
+        await both.a.do("pair.resync", m.PairResync(name="remote"))
+        await both.in_sync()
+        await both.a.do("pair.split", m.PairSplit(name="remote", label="tuesday"))
+        assert (both.b.pair("remote").state, both.a.pair("remote").split_label) == (
+            S.SSUS,
+            "tuesday",
+        )
 
 
 async def test_a_view_does_not_outlive_its_controller(tmp_path: Path) -> None:
