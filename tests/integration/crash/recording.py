@@ -18,7 +18,9 @@ from controller.volume.file import punch_hole
 from controller.volume.store import BlockStore, Disk, StoreDone, StoreError
 from hostagent.programs import need_program, run_program
 
-SECTOR_BYTES = 512
+BLOCK_BYTES = 4096
+"""What a disk writes whole. ext4's superblock is two sectors long and trusts in that: torn
+between them it does not mount, on any disk."""
 PromisesT = TypeVar("PromisesT")
 
 
@@ -182,9 +184,9 @@ def tear(chance: random.Random) -> Callable[[Change], Change | None]:
         fate = chance.random()
         if fate < 0.4:
             return None
-        if fate < 0.7 or change.length_bytes <= SECTOR_BYTES:
+        if fate < 0.7 or change.length_bytes <= BLOCK_BYTES:
             return change
-        length_bytes = chance.randrange(SECTOR_BYTES, change.length_bytes, SECTOR_BYTES)
+        length_bytes = chance.randrange(BLOCK_BYTES, change.length_bytes, BLOCK_BYTES)
         data = None if change.data is None else change.data[:length_bytes]
         return Change(change.offset_bytes, length_bytes, data)
 
