@@ -18,9 +18,10 @@ from controller.volume.file import punch_hole
 from controller.volume.store import BlockStore, Disk, StoreDone, StoreError
 from hostagent.programs import need_program, run_program
 
-BLOCK_BYTES = 4096
-"""What a disk writes whole. ext4's superblock is two sectors long and trusts in that: torn
-between them it does not mount, on any disk."""
+SECTOR_BYTES = 512
+WHOLE_BYTES = 4096
+"""Never torn at the beginning of the device: ext4's superblock is two sectors long, and torn
+between them it mounts on no disk."""
 PromisesT = TypeVar("PromisesT")
 
 
@@ -184,9 +185,10 @@ def tear(chance: random.Random) -> Callable[[Change], Change | None]:
         fate = chance.random()
         if fate < 0.4:
             return None
-        if fate < 0.7 or change.length_bytes <= BLOCK_BYTES:
+        least = max(SECTOR_BYTES, WHOLE_BYTES - change.offset_bytes)
+        if fate < 0.7 or change.length_bytes <= least:
             return change
-        length_bytes = chance.randrange(BLOCK_BYTES, change.length_bytes, BLOCK_BYTES)
+        length_bytes = chance.randrange(least, change.length_bytes, SECTOR_BYTES)
         data = None if change.data is None else change.data[:length_bytes]
         return Change(change.offset_bytes, length_bytes, data)
 
