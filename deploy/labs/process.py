@@ -1,0 +1,102 @@
+"""Processes the lab leaves running between its commands.
+
+Owns what tells one of them from a later process with the same pid: its start time. Nothing is ever
+signalled by name. Fails with LabError when a process does not end.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.labs.problem import LabError
+from deploy.pair import start_time
+
+POLL_S = 0.01
+PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
+
+def tool(name: str) -> str:
+    """Path of a program, /usr/sbin included."""
+    found = shutil.which(name, path=PATH)
+    if found is None:
+        raise LabError(f"{name} is not installed", "deploy/setup tools lab")
+    return found
+
+
+def call(*command: str) -> str:
+    """Run a program to its end; its output, or LabError with what it said."""
+    result = subprocess.run(
+        [tool(command[0]), *command[1:]],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PATH": PATH},
+    )
+    if result.returncode != 0:
+        said = (result.stderr or result.stdout).strip()
+        raise LabError(f"{' '.join(command)}: {said}")
+    return result.stdout
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process that we started, the leader of its own group."""
+
+    pid: int
+    began: str
+
+    @classmethod
+    def of(cls, pid: int) -> Process:
+        """The process that has this pid now."""
+        return cls(pid, start_time(pid) or "")
+
+    @classmethod
+    def launch(cls, command: list[str], output: Path, **environment: str) -> Process:
+        """Start one in a session of its own; both its outputs go to a fresh file."""
+        with output.open("wb") as log:
+            child = subprocess.Popen(
+                [tool(command[0]), *command[1:]],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "PATH": PATH, **environment},
+                start_new_session=True,
+            )
+        child.returncode = 0  # it may outlive us; `ended` reaps it if it doesn't
+        return cls.of(child.pid)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs; one that is dead and not reaped does not."""
+        return self.pid > 0 and start_time(self.pid) == self.began
+
+    def kill(self, within_s: float = 10.0) -> None:
+        """End it and its group at once, and wait until it is gone."""
+        if self.alive:
+            os.killpg(self.pid, signal.SIGKILL)
+        if not self.ended(within_s):
+            raise LabError(f"process {self.pid} does not end", f"look at /proc/{self.pid}/stack")
+
+    def ended(self, within_s: float) -> bool:
+        """Wait for its end, and reap it if it is our child."""
+        deadline_s = time.monotonic() + within_s
+        while self.alive:
+            if time.monotonic() > deadline_s:
+                return False
+            self._reap()
+            time.sleep(POLL_S)
+        self._reap()
+        return True
+
+    def _reap(self) -> None:
+        try:
+            os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:
+            return
