@@ -1,0 +1,237 @@
+"""The lab as a whole: its directory, its hosts, its network, and what is broken in it.
+
+Owns everything below its directory and every process named in there, across commands: `lab.json`
+says what is up. `down` ends it all by pid and removes the directory. Fails with LabError.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deploy.labs import needs, package, roles
+from deploy.labs.host import Host
+from deploy.labs.layer import LAB, install_boot
+from deploy.labs.links import Links
+from deploy.labs.network import Network
+from deploy.labs.problem import LabError
+from deploy.labs.process import PATH, Process
+from deploy.pair import BIN
+
+DEFAULT_DIRECTORY = Path("/var/tmp/trilun-lab")  # noqa: S108
+NETWORK_SCRIPT = f"{LAB}/network"
+
+
+def directory_of_choice() -> Path:
+    """`$TRILUN_LAB`, or the default."""
+    return Path(os.environ.get("TRILUN_LAB") or DEFAULT_DIRECTORY).absolute()
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """One command at a time changes a lab. The lock's file is beside the directory, and goes."""
+    lock = directory.with_name(directory.name + ".lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        fd = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        if lock.exists() and lock.stat().st_ino == os.fstat(fd).st_ino:
+            break
+        os.close(fd)
+    try:
+        yield
+    finally:
+        lock.unlink()
+        os.close(fd)
+
+
+@dataclass
+class Lab:
+    """A lab that is up."""
+
+    directory: Path
+    network: Network
+    names: list[str]
+    setting: roles.Setting = field(default_factory=roles.Setting)
+    links: Links = field(init=False)
+    hosts: dict[str, Host] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.links = Links({name: roles.ADDRESSES[name] for name in self.names})
+        self.hosts = {name: self._host(name) for name in self.names}
+
+    def _host(self, name: str) -> Host:
+        return Host(
+            name,
+            roles.ADDRESSES[name],
+            self.directory / "hosts" / name,
+            self.network,
+            self.directory / "init",
+            package=self.directory / "trilun",
+        )
+
+    # ------------------------------------------------------------ up and down
+
+    @classmethod
+    def up(cls, directory: Path, names: list[str], setting: roles.Setting) -> Lab:
+        """Make it, or find it as it is; all hosts have power afterwards, and have booted."""
+        needs.check(whole_lab=True)
+        with alone(directory):
+            lab = cls._find(directory)
+            if lab is None:
+                lab = cls._make(directory, names, setting)
+            elif set(names) - set(lab.names) or setting != lab.setting:
+                raise LabError(
+                    f"another lab is up in {directory}: {', '.join(lab.names)}, {lab.setting}",
+                    "end it with `deploy/lab down`, or name another directory in TRILUN_LAB",
+                )
+            for host in lab.hosts.values():
+                host.start()
+        for host in lab.hosts.values():
+            host.wait_booted()
+        return lab
+
+    @classmethod
+    def _make(cls, directory: Path, names: list[str], setting: roles.Setting) -> Lab:
+        if directory.exists() and any(directory.iterdir()):
+            raise LabError(f"{directory} is there and is no lab", "name another in TRILUN_LAB")
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "lab.json").write_text("{}", encoding="utf-8")
+        package.install(directory / "trilun")
+        install_boot(directory)
+        lab = cls(directory, Network.create(), names, setting)
+        lab.save()
+        for name, host in lab.hosts.items():
+            host.layer.build(name, lab.links.addresses)
+            roles.furnish(host.layer, name, names, setting)
+        return lab
+
+    @classmethod
+    def open(cls, directory: Path) -> Lab:
+        """The lab that is up; LabError when there is none."""
+        lab = cls._find(directory)
+        if lab is None:
+            raise LabError(f"no lab is up in {directory}", "deploy/lab up")
+        return lab
+
+    @classmethod
+    def _find(cls, directory: Path) -> Lab | None:
+        saved = _read(directory)
+        if "holder" not in saved:
+            return None
+        network = Network(Process(int(saved["holder"][0]), str(saved["holder"][1])))
+        if not network.up:
+            raise LabError(
+                f"the lab in {directory} has lost its network, after a restart of the machine?",
+                "deploy/lab down, then deploy/lab up",
+            )
+        lab = cls(directory, network, list(saved["hosts"]), roles.Setting(**saved["setting"]))
+        lab.links.load(saved["links"])
+        return lab
+
+    def save(self) -> None:
+        """Remember it for the next command."""
+        text = json.dumps(
+            {
+                "holder": [self.network.holder.pid, self.network.holder.began],
+                "hosts": self.names,
+                "setting": asdict(self.setting),
+                "links": self.links.save(),
+            },
+            indent=1,
+        )
+        fresh = self.directory / "lab.json.new"
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(self.directory / "lab.json")
+
+    @classmethod
+    def down(cls, directory: Path) -> bool:
+        """End it all and remove it; False when there was nothing."""
+        with alone(directory):
+            if not (directory / "lab.json").exists():
+                return False
+            saved = _read(directory)
+            for file in directory.glob("hosts/*/process.json"):
+                pid, began = json.loads(file.read_text(encoding="utf-8")).values()
+                Process(int(pid), str(began)).kill()
+            if "holder" in saved:
+                Process(int(saved["holder"][0]), str(saved["holder"][1])).kill()
+            shutil.rmtree(directory)
+            return True
+
+    # ------------------------------------------------------------ hosts and links
+
+    def host(self, name: str) -> Host:
+        """A host by its name."""
+        if name not in self.hosts:
+            raise LabError(f"there is no host '{name}'", f"name one of: {', '.join(self.names)}")
+        return self.hosts[name]
+
+    def cut(self, one: str, other: str) -> None:
+        """Cut the link of two hosts; or with `all`, of one to every other."""
+        for link in self._links(one, other):
+            self.links.cuts.add(link)
+        self._tell(one, other)
+
+    def mend(self, one: str, other: str) -> None:
+        """End cuts and delays."""
+        for link in self._links(one, other):
+            self.links.mend(link)
+        self._tell(one, other)
+
+    def delay(self, one: str, other: str, delay_ms: float) -> None:
+        """Let frames take longer, each way."""
+        for link in self._links(one, other):
+            near, far = link
+            self.links.delay(near, far, delay_ms)
+        self._tell(one, other)
+
+    def _links(self, one: str, other: str) -> list[frozenset[str]]:
+        others = [name for name in self.names if name != one] if other == "all" else [other]
+        return [self.links.between(one, name) for name in others]
+
+    def _tell(self, one: str, other: str) -> None:
+        """Bring hosts to the new state; those without power find it when they boot."""
+        self.save()
+        for name in self.names if other == "all" else (one, other):
+            host, script = self.hosts[name], self.links.script(name)
+            host.layer.write(NETWORK_SCRIPT, script)
+            if host.powered:
+                host.shell(script)
+
+    # ------------------------------------------------------------ the desk
+
+    def trilun(self, *arguments: str, check: bool = True) -> dict[str, Any]:
+        """Give a command from the machine itself, by MQTT; LabError when it fails."""
+        command = self.trilun_command("--json", *arguments)
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if check and result.returncode != 0:
+            said = result.stdout.strip() or result.stderr.strip()
+            raise LabError(f"trilun {' '.join(arguments)}: exit {result.returncode}: {said}")
+        try:
+            answer: dict[str, Any] = json.loads(result.stdout)
+        except ValueError:
+            return {}
+        return answer
+
+    def trilun_command(self, *arguments: str) -> list[str]:
+        """How the operator's command is called for this lab."""
+        broker = roles.ADDRESSES[roles.BROKER_HOST]
+        command = [str(BIN / "trilun"), "--broker", broker, *arguments]
+        return [str(shutil.which("nsenter", path=PATH)), *self.network.inside(*command)[1:]]
+
+
+def _read(directory: Path) -> dict[str, Any]:
+    try:
+        saved: dict[str, Any] = json.loads((directory / "lab.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return saved

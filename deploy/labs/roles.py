@@ -1,0 +1,109 @@
+"""What each host of the lab is: its address, its units and their configuration.
+
+Pure but for the layer it writes to: the steps are those of an installation by hand (user, units,
+`/etc/trilun`), done to a host's files before it boots.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.labs.layer import Layer
+from deploy.pair import REPOSITORY
+
+CONTROLLERS = {"primary": "10.77.0.11", "secondary": "10.77.0.12", "third": "10.77.0.13"}
+HOSTS = {"host1": "10.77.0.21", "host2": "10.77.0.22"}
+ADDRESSES = {**CONTROLLERS, **HOSTS}
+USUAL = ("primary", "secondary", "host1", "host2")
+BROKER_HOST = "host1"
+"""No test pulls this host's plug alone: commands have to arrive."""
+DATA_SET = "demo"
+MOUNTPOINT = "/srv/demo"
+UNITS = sorted((REPOSITORY / "systemd").glob("*"))
+SYSTEM_UID_RANGE = range(999, 99, -1)
+
+BROKER_CONFIG = """\
+listener 1883
+allow_anonymous true
+set_tcp_nodelay true
+"""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What can be chosen when the lab is made."""
+
+    filesystem: str = "ext4"
+    target: str = "embedded"
+
+
+def unit_of(host: str) -> str:
+    """The unit that is trilun on this host."""
+    return f"trilund@{host}.service" if host in CONTROLLERS else f"trilun-agent@{host}.service"
+
+
+def furnish(layer: Layer, name: str, hosts: list[str], setting: Setting) -> None:
+    """Install trilun on a host's layer: the base must be there already."""
+    for unit in UNITS:
+        layer.write(f"etc/systemd/system/{unit.name}", unit.read_text(encoding="utf-8"))
+    layer.write("srv/.lab", "")
+    layer.write("etc/modules-load.d/trilun.conf", "iscsi_tcp\n" if name in HOSTS else "")
+    if name in CONTROLLERS:
+        add_user(layer, "trilun")
+        peers = [peer for peer in hosts if peer in CONTROLLERS and peer != name]
+        layer.write(f"etc/trilun/{name}.toml", controller_config(name, peers, setting))
+        layer.enable(unit_of(name), template="trilund@.service")
+    else:
+        layer.write(f"etc/trilun/{name}.toml", agent_config(name, setting))
+        layer.write("etc/iscsi/initiatorname.iscsi", f"InitiatorName=iqn.2026-11.io.lab:{name}\n")
+        layer.enable("iscsid.socket", of="sockets.target")
+    if name == BROKER_HOST:
+        layer.write("etc/mosquitto/conf.d/lab.conf", BROKER_CONFIG)
+        layer.enable("mosquitto.service")
+
+
+def enable_agent(layer: Layer, host: str) -> None:
+    """Let the agent start at the host's boots from now on."""
+    layer.enable(unit_of(host), template="trilun-agent@.service")
+
+
+def controller_config(name: str, peers: list[str], setting: Setting) -> str:
+    """`/etc/trilun/NAME.toml` of a controller."""
+    address = CONTROLLERS[name]
+    text = (
+        f'node = "{name}"\n'
+        f'[broker]\nhost = "{ADDRESSES[BROKER_HOST]}"\n'
+        f'[target]\nkind = "{setting.target}"\nlisten = ["{address}:3260"]\n'
+        f'[link]\nlisten = "{address}:7400"\n'
+    )
+    for peer in peers:
+        text += f'[[peer]]\nname = "{peer}"\naddress = "{CONTROLLERS[peer]}:7400"\n'
+    return text
+
+
+def agent_config(name: str, setting: Setting) -> str:
+    """`/etc/trilun/NAME.toml` of a host agent."""
+    return (
+        f'node = "{name}"\n'
+        f'[broker]\nhost = "{ADDRESSES[BROKER_HOST]}"\n'
+        '[attach]\nkind = "open-iscsi"\n'
+        f'[[data_set]]\nname = "{DATA_SET}"\npart = "{name}"\n'
+        f'filesystem = "{setting.filesystem}"\n'
+        'primary = "primary"\nfirst = "first"\nremote_pair = "demo-remote"\n'
+        'secondary = "secondary"\nsecond = "second"\nlocal_pair = "demo-local"\nthird = "third"\n'
+        f'host1 = "host1"\nhost2 = "host2"\nmountpoint = "{MOUNTPOINT}"\n'
+    )
+
+
+def add_user(layer: Layer, name: str) -> None:
+    """What `useradd --system` does."""
+    files = {file: Path(f"/etc/{file}").read_text("utf-8") for file in ("passwd", "group")}
+    lines = [line.split(":") for text in files.values() for line in text.splitlines()]
+    if any(line[0] == name for line in lines):
+        return
+    taken = {int(line[2]) for line in lines if len(line) > 2 and line[2].isdigit()}
+    number = next(uid for uid in SYSTEM_UID_RANGE if uid not in taken)
+    user = f"{name}:x:{number}:{number}::/var/lib/{name}:/usr/sbin/nologin\n"
+    layer.write("etc/passwd", files["passwd"] + user)
+    layer.write("etc/group", files["group"] + f"{name}:x:{number}:\n")
