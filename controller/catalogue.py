@@ -7,6 +7,7 @@ with StoreError when the disk does, CorruptError when the file isn't a catalogue
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -68,6 +69,8 @@ class Catalogue:
         self._ring = ring
         self._committing = False
         self._waiters: list[StoreDone] = []
+        self.failed: Callable[[StoreError], None] = lambda _error: None
+        """Told when the file can't be written: nothing that is said from here on lasts."""
 
     @classmethod
     async def open(cls, disk: Disk, node: str, new_id: str) -> Catalogue:
@@ -114,6 +117,8 @@ class Catalogue:
 
         def ended(error: StoreError | None) -> None:
             self._committing = False
+            if error is not None:
+                self.failed(error)
             for waiter in waiters:
                 waiter(error)
             if self._waiters and not self._committing:

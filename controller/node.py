@@ -122,6 +122,7 @@ class Node:
             world.network,
             self,
         )
+        self.catalogue.failed = self._catalogue_failed
         self.commands = Commands(self)
         self.calls = PeerCalls(self.links.stream, self.commands.serve_peer)
         await self.volumes.open_all()
@@ -158,6 +159,15 @@ class Node:
     def soon(self, run: Callable[[], None]) -> object:
         """Behind what the loop has at hand now."""
         return self._world.clock.later(0.0, run)
+
+    def _catalogue_failed(self, error: StoreError) -> None:
+        """No peer may build on what this node says: it would be forgotten at the next start."""
+        if not self.links.refusal:
+            log.error("the catalogue can't be written: %s", error)
+            self.links.refuse(
+                f"the catalogue of '{self.name}' can't be written ({error}): "
+                "mend its disk and restart trilund there"
+            )
 
     def new_generation(self) -> str:
         """A fresh id."""
@@ -245,6 +255,8 @@ class Node:
 
     def detail(self) -> str:
         """Why peers are away, in a line."""
+        if self.links.refusal:
+            return self.links.refusal
         reasons = [f"{name}: {why}" for name, why in sorted(self.links.reasons.items()) if why]
         return "; ".join(reasons)
 

@@ -114,7 +114,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._links.connections.add(self)
         if self._dialed:
-            self._transport.write(self._hello_bytes())
+            self._transport.write(self._hello_bytes(self._links.refusal))
         self._timer = self._loop.call_later(HELLO_WITHIN_S, self._tick)
 
     def _hello_bytes(self, refused: str = "") -> bytes:
@@ -155,7 +155,7 @@ class Connection(asyncio.BufferedProtocol):
             self.stream.send_acks()
 
     def _greeted(self, hello: Hello) -> None:
-        refusal = check_hello(hello, self._links.me, self._links.known)
+        refusal = check_hello(hello, self._links.me, self._links.known) or self._links.refusal
         if self.stream is not None:
             # Who dialed may still refuse whom it reached.
             self.abort(refusal or "protocol error: a second hello")
@@ -249,6 +249,8 @@ class Links:
         self._lost = {peer.name: asyncio.Event() for peer in peers}
         self._dialers: list[asyncio.Task[None]] = []
         self.closing = False
+        self.refusal = ""
+        """Why this node talks to nobody, or an empty text."""
 
     def hello(self, refused: str = "") -> Hello:
         """What this node says first."""
@@ -324,6 +326,12 @@ class Links:
         """The live stream with a peer."""
         connection = self._live.get(peer)
         return connection.stream if connection else None
+
+    def refuse(self, reason: str) -> None:
+        """End every connection, and let each peer know why from here on."""
+        self.refusal = reason
+        for connection in list(self.connections):
+            connection.abort(reason)
 
     async def close(self) -> None:
         """Stop dialing and listening, end every connection."""

@@ -12,7 +12,7 @@ from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from controller.link.channel import Control
 from controller.volume.store import StoreDone, StoreError, StoreFault
-from tests.rig import eventually, start_node
+from tests.rig import eventually, remote_pair, start_node, two_nodes
 
 S = m.PairState
 
@@ -57,3 +57,41 @@ async def test_both_sides_of_a_local_pair_are_halted_once(tmp_path: Path) -> Non
         node.node.catalogue.commit_then = working  # type: ignore[method-assign]
     finally:
         await node.stop()
+
+
+@pytest.mark.parametrize("dead", ["a", "b"])
+async def test_nobody_builds_on_the_word_of_a_node_that_can_write_nothing_down(
+    tmp_path: Path, dead: str
+) -> None:
+    async with two_nodes(tmp_path) as (a, b):
+        await a.do("volume.create", m.VolumeCreate(name="first", size_bytes=1 << 20))
+        await b.do("volume.create", m.VolumeCreate(name="second", size_bytes=1 << 20))
+        await a.do("pair.create", remote_pair())
+        await a.until("remote", S.PAIR)
+        await b.until("remote", S.PAIR)
+        node, other = (a, b) if dead == "a" else (b, a)
+        name = "first" if dead == "a" else "second"
+        ring = node.node.catalogue._ring
+        commit = ring.commit
+
+        def dead_disk(payload: bytes, done: StoreDone) -> None:
+            del payload
+            done(StoreError(StoreFault.IO, "the disk is gone"))
+
+        ring.commit = dead_disk  # type: ignore[method-assign]
+        with pytest.raises(RejectedError):
+            await node.do("volume.create", m.VolumeCreate(name="more", size_bytes=1 << 20))
+        await a.until("remote", S.PSUE)
+        await b.until("remote", S.PSUE)
+        # What it says now, it will have forgotten at its next start.
+        node.volume(name).state.consistent = not node.volume(name).state.consistent
+        await eventually(lambda: "mend its disk" in other.node.detail())
+        assert "mend its disk" in node.node.detail()
+        for direction in m.Direction:
+            with pytest.raises(RejectedError) as refused:
+                await a.do(
+                    "pair.resync", m.PairResync(name="remote", direction=direction, force=True)
+                )
+            assert refused.value.code is Code.NO_PEER
+        node.volume(name).state.consistent = True
+        ring.commit = commit  # type: ignore[method-assign]
