@@ -149,9 +149,8 @@ class Volumes:
             self._exporter.offer(shelved.iqn, shelved.volume)
 
     async def withdraw_all(self) -> None:
-        """Send every host away; returns when no command is under way."""
-        iqns = [shelved.iqn for shelved in self._shelf.values()]
-        await asyncio.gather(*(self._exporter.withdraw(iqn, force=True) for iqn in iqns))
+        """Keep every host out; returns when no command is under way."""
+        await self._exporter.withdraw_all()
 
     async def close_all(self) -> None:
         """A clean stop, with hosts and peers gone: everything is flushed, nothing is hot."""
@@ -179,7 +178,8 @@ class Volumes:
         volume = shelved.volume
         intent = volume.intent
         clean = volume.idle and shelved.record.healthy
-        if intent is not None and not intent.busy and clean:
+        if intent is not None and clean:
+            intent.close()
             try:
                 await finished(volume.settle)
                 await finished(intent.commit_clean)
@@ -228,6 +228,7 @@ class Volumes:
         await self._catalogue.commit()
         shelved = self._shelve(record, store, metadata)
         self._exporter.offer(shelved.iqn, shelved.volume)
+        await self._exporter.ready(shelved.iqn)
         return shelved, True
 
     async def delete(self, name: str) -> Shelved:
@@ -332,6 +333,7 @@ class Volumes:
         store = OverlayStore(base.volume.store, delta)
         shelved = self._shelve(record, store, None, view_of=asked.volume)
         self._exporter.offer(shelved.iqn, shelved.volume)
+        await self._exporter.ready(shelved.iqn)
         return shelved, True
 
     async def close_view(self, name: str) -> Shelved | None:

@@ -64,6 +64,9 @@ class Channel(Protocol):
     def bitmap(self, payload: bytes, *, doubt: bool = False) -> None:
         """Send a part of the bitmap, or of what is in it out of doubt only."""
 
+    def intent(self, ranges: list[tuple[int, int]]) -> None:
+        """Tell ahead what will be written: offsets and lengths in bytes."""
+
     def compare(
         self, offset_bytes: int, length_bytes: int, digests: bytes, inquiry: Inquiry, *, copy: bool
     ) -> None:
@@ -94,6 +97,9 @@ class Receiver(Protocol):
 
     def on_bitmap(self, payload: bytes | memoryview, *, doubt: bool) -> None:
         """A part of the other side's bitmap arrived."""
+
+    def on_intent(self, ranges: list[tuple[int, int]]) -> None:
+        """These ranges will be written soon; a hint, and nothing depends on it."""
 
     def on_compare(
         self, offset_bytes: int, length_bytes: int, digests: bytes, answer: Compared, *, copy: bool

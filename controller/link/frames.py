@@ -55,6 +55,8 @@ class Kind(enum.IntEnum):
     """Pages of the sender's bitmap (`controller.pair.exchange`)."""
     COMPARE = 21
     """Digests of the sender's blocks, or none where it has a hole: which of yours differ?"""
+    INTENT = 22
+    """Ranges that will be written soon: a hint for the receiver's write-intent log."""
 
 
 NUMBERED = frozenset(kind for kind in Kind if kind >= Kind.CONTROL)
@@ -64,6 +66,9 @@ FLAG_DOUBT = 2
 """BITMAP: these blocks are marked only because a crash may have changed them."""
 DIGEST_BYTES = 16
 COMPARED_BLOCK_BYTES = 4096
+RANGE = struct.Struct("<QQ")
+"""INTENT: offset and length in bytes, repeated."""
+MAX_RANGES = 4096
 MAX_COMPARE_BYTES = 4 << 20
 """Data that one COMPARE with digests covers at most; a hole may be as long as a discard."""
 
@@ -143,6 +148,8 @@ def _check_sizes(kind: Kind, offset: int, length: int, size: int) -> None:
         raise FrameError(f"WRITE of {length} bytes with {size} bytes of data")
     if kind is Kind.DISCARD and (size != 0 or not 0 < length <= MAX_DISCARD_BYTES):
         raise FrameError(f"DISCARD of {length} bytes")
+    if kind is Kind.INTENT and (size == 0 or size % RANGE.size or size > MAX_RANGES * RANGE.size):
+        raise FrameError(f"INTENT of {size} bytes")
     if kind is Kind.COMPARE:
         _check_compare(offset, length, size)
     if offset + length > 1 << 63:

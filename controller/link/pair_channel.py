@@ -12,6 +12,8 @@ from controller.link.frames import (
     FLAG_DOUBT,
     MAX_DISCARD_BYTES,
     MAX_PAYLOAD_BYTES,
+    MAX_RANGES,
+    RANGE,
     Kind,
 )
 from controller.link.stream import Stream
@@ -99,6 +101,13 @@ class StreamChannel:
         flags = FLAG_DOUBT if doubt else 0
         wire_bytes = self._stream.send(Kind.BITMAP, self._pair, payload, flags=flags)
         self._receiver.count_wire(wire_bytes)
+
+    def intent(self, ranges: list[tuple[int, int]]) -> None:
+        """Send what will be written soon; what doesn't fit a frame is not told."""
+        if not self._stream.open:
+            return
+        payload = b"".join(RANGE.pack(*each) for each in ranges[:MAX_RANGES])
+        self._receiver.count_wire(self._stream.send(Kind.INTENT, self._pair, payload))
 
     def compare(
         self, offset_bytes: int, length_bytes: int, digests: bytes, inquiry: Inquiry, *, copy: bool

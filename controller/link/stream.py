@@ -22,6 +22,7 @@ from controller.link.frames import (
     MAX_CONTROL_BYTES,
     NODE,
     NUMBERED,
+    RANGE,
     Frame,
     FrameError,
     Kind,
@@ -229,6 +230,9 @@ class Stream:
             receiver.on_write(frame.offset_bytes, frame.payload, arrived.applied, copy=copy)
         elif frame.kind is Kind.DISCARD:
             receiver.on_discard(frame.offset_bytes, frame.length_bytes, arrived.applied, copy=copy)
+        elif frame.kind is Kind.INTENT:
+            receiver.on_intent(list(RANGE.iter_unpack(frame.payload)))
+            arrived.done = True
         else:
             receiver.on_bitmap(frame.payload, doubt=bool(frame.flags & FLAG_DOUBT))
             arrived.done = True

@@ -49,6 +49,10 @@ class LocalChannel:
         """Hand pages over."""
         self._receiver.on_bitmap(payload, doubt=doubt)
 
+    def intent(self, ranges: list[tuple[int, int]]) -> None:
+        """Tell ahead what will be written."""
+        self._receiver.on_intent(ranges)
+
     def compare(
         self, offset_bytes: int, length_bytes: int, digests: bytes, inquiry: Inquiry, *, copy: bool
     ) -> None:

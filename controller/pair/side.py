@@ -25,6 +25,7 @@ from controller.pair.tickets import Flushed, Mirrored
 from controller.pair.verifier import Verifier
 from controller.volume.bitmap import BLOCK_BYTES, DirtyBitmap, block_range, runs_of
 from controller.volume.bitmap_file import BitmapFile
+from controller.volume.intent import Range
 from controller.volume.store import StoreDone, StoreError
 from controller.volume.tracker import FlushOp
 from controller.volume.volume import Volume
@@ -133,6 +134,11 @@ class PairSide:
             and record.role is Role.P_VOL
             and self.fence_error() is not None
         )
+
+    def mirror_intent(self, ranges: list[Range]) -> None:
+        """Let the other side's log commit while ours does."""
+        if self.mirroring and self.channel is not None:
+            self.channel.intent(ranges)
 
     def mirror(self, op: WriteOp) -> None:
         """Send the write on, or mark its blocks."""
@@ -259,6 +265,12 @@ class PairSide:
         for first, count in self._covered:
             self.bitmap.clear(first, count)
         self._covered = []
+
+    def on_intent(self, ranges: list[Range]) -> None:
+        """Make hot what will be written."""
+        if self.sinking and self.volume.intent is not None:
+            for offset_bytes, length_bytes in ranges:
+                self.volume.intent.expect_writes(offset_bytes, length_bytes)
 
     def on_compare(
         self, offset_bytes: int, length_bytes: int, digests: bytes, answer: Compared, *, copy: bool

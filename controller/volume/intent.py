@@ -23,6 +23,9 @@ _RECORD = struct.Struct("<IBxxxI")
 MAX_HOT_EXTENTS = 16384
 """What a slot of 68 KiB holds: 1 GiB in extents of 64 KiB."""
 
+Range = tuple[int, int]
+"""Offset and length in bytes."""
+
 MAX_AHEAD = 15
 """Extents that become hot ahead of a sequential writer."""
 
@@ -173,8 +176,9 @@ class IntentLog:
     after each commit, `failed` once when the log can't be written any more.
 
     One commit is under way at a time, for all that is wanted by then; `soon` puts its beginning
-    behind the rest of a burst of writes, so that they share it. Settlings run beside it, ahead
-    of the need.
+    behind the rest of a burst of writes, so that they share it. `announce` hears at its beginning
+    what will be written, so that a mirror's log can commit meanwhile. Settlings run beside it,
+    ahead of the need.
     """
 
     def __init__(
@@ -188,6 +192,7 @@ class IntentLog:
         ready: Callable[[], None],
         failed: Callable[[StoreError], None],
         soon: Callable[[Callable[[], None]], object],
+        announce: Callable[[list[Range]], None],
     ) -> None:
         self.extent_bytes = extent_bytes
         self.hot = HotExtents(limit)
@@ -198,11 +203,13 @@ class IntentLog:
         self._ready = ready
         self._failed = failed
         self._soon = soon
+        self._announce = announce
         self._wanted: dict[int, None] = {}
         self._last_wanted = -1
         self._busy = False
         self._turning = False
         self._closed = False
+        self._at_rest: Callable[[], None] | None = None
         self._settling = False
 
     def covers(self, first: int, last: int) -> bool:
@@ -225,6 +232,16 @@ class IntentLog:
             extent += 1
         self.turn()
 
+    def expect_writes(self, offset_bytes: int, length_bytes: int) -> None:
+        """Writes to this range were announced: make it hot where nobody else needs the room."""
+        end = min(offset_bytes + length_bytes, self._extents * self.extent_bytes)
+        for extent in range(offset_bytes // self.extent_bytes, -(-end // self.extent_bytes)):
+            if len(self._wanted) >= self.hot.spare:
+                break
+            if extent not in self.hot:
+                self._wanted[extent] = None
+        self.turn()
+
     def turn(self) -> None:
         """Start a commit soon when something waits; called also when an extent may have left."""
         if self._wanted and not self._busy and not self._turning:
@@ -243,11 +260,15 @@ class IntentLog:
         # A leaving extent is cold from this moment: writes to it wait for the next commit.
         self.hot.replace(leaving, ())
         self.hot.expect(coming)
+        self._announce(self._ranges(coming))
 
         def committed(error: StoreError | None) -> None:
             self._busy = False
             if error is not None:
                 self._fail(error)
+            if self._at_rest is not None:
+                self._at_rest()
+            if self._closed:
                 return
             self.hot.replace((), coming)
             for extent in coming:
@@ -257,6 +278,10 @@ class IntentLog:
 
         self._ring.commit(self.hot.encode(self.extent_bytes), committed)
         self._settle_ahead()
+
+    def _ranges(self, extents: list[int]) -> list[Range]:
+        size = self.extent_bytes
+        return [(extent * size, size) for extent in extents]
 
     def _settle_ahead(self) -> None:
         """Begin a settling before the last clean extent is gone."""
@@ -279,14 +304,16 @@ class IntentLog:
         self._closed = True
         self._failed(error)
 
-    def commit_clean(self, done: StoreDone) -> None:
-        """At a clean stop, after everything is flushed and saved: nothing is hot."""
-        assert not self._busy
+    def close(self) -> None:
+        """Nothing becomes hot from here on."""
         self._closed = True
+
+    def commit_clean(self, done: StoreDone) -> None:
+        """At a clean stop, closed, after everything is flushed and saved: nothing is hot."""
+        assert self._closed
+        if self._busy:
+            # What was announced needs no log any more, but its commit has to end first.
+            self._at_rest = lambda: self.commit_clean(done)
+            return
         record = IntentRecord(self.extent_bytes, clean=True, extents=())
         self._ring.commit(record.encode(), done)
-
-    @property
-    def busy(self) -> bool:
-        """Whether a commit is under way."""
-        return self._busy

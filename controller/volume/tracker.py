@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from controller.volume.intent import Range
 from controller.volume.store import StoreDone, StoreError
 from controller.volume.write import WriteOp
 from targets.lun import Access, LunError, LunFault
@@ -40,6 +41,9 @@ class Tracker(Protocol):
 
     def gate(self) -> LunFault | None:
         """The fence: why a host's write must fail now, or None."""
+
+    def mirror_intent(self, ranges: list[Range]) -> None:
+        """These ranges will be written soon, and the volume's log is about to say so."""
 
     def mirror(self, op: WriteOp) -> None:
         """The write has been submitted to the store: send it on, or mark its blocks."""

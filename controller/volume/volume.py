@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from controller.volume.intent import IntentLog
+from controller.volume.intent import IntentLog, Range
 from controller.volume.services import VolumeServices, VolumeState
 from controller.volume.slots import SlotRing
 from controller.volume.store import BlockStore, JoinedDone, StoreDone, StoreError
@@ -69,6 +69,7 @@ class Volume:
                 ready=self._drain,
                 failed=self.fail,
                 soon=services.soon,
+                announce=self._announce,
             )
         self.update_access()
 
@@ -139,9 +140,8 @@ class Volume:
         """
         first = offset_bytes // self._extent_bytes
         last = (offset_bytes + len(data) - 1) // self._extent_bytes
-        if not (
-            self.store.writes_at_once and not self._queue and self._may_go(first, last, source)
-        ):
+        at_once = self.store.writes_at_once and not self._queue
+        if not (at_once and self._may_go(first, last, source)):
             data = memoryview(bytes(data))
         self._steps(offset_bytes, len(data), data, done, source)
 
@@ -170,10 +170,8 @@ class Volume:
 
     def drained(self, run: Callable[[], None]) -> None:
         """Call `run` when no write is queued or in flight. The caller has closed the door."""
-        if self._in_flight or self._queue:
-            self._idle_waiters.append(run)
-        else:
-            run()
+        self._idle_waiters.append(run)
+        self._wake_idle()
 
     def settle(self, done: StoreDone) -> None:
         """Flush the store, then save every pair's bits: what an extent's leaving needs."""
@@ -212,13 +210,9 @@ class Volume:
         if self._failure is not None or not self.state.healthy or not self.state.consistent:
             access = _NOT_READY
         else:
-            votes = [tracker.access for tracker in self.trackers]
-            if self.views:
-                votes.append(_READ_ONLY)
-            if _NOT_READY in votes:
-                access = _NOT_READY
-            else:
-                access = _READ_ONLY if _READ_ONLY in votes else _OPEN
+            votes = {tracker.access for tracker in self.trackers}
+            votes.add(_READ_ONLY if self.views else _OPEN)
+            access = next(each for each in (_NOT_READY, _READ_ONLY, _OPEN) if each in votes)
         self.access = access
         self._services.changed(self)
 
@@ -238,6 +232,10 @@ class Volume:
             else:
                 entry()
         self._services.commit(lambda _error: None)
+
+    def _announce(self, ranges: list[Range]) -> None:
+        for tracker in self.trackers:
+            tracker.mirror_intent(ranges)
 
     # ------------------------------------------------------------ the order of writes
 
@@ -289,7 +287,8 @@ class Volume:
             self._queue.append(op)
             if self.intent is not None and self.trackers:
                 self.intent.want(op.first_extent, op.last_extent)
-            self._drain()
+            if len(self._queue) == 1:
+                self._drain()
         else:
             self._submit(op)
 

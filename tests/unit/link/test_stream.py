@@ -16,6 +16,7 @@ from controller.link.frames import (
     HEADER_BYTES,
     MAX_DISCARD_BYTES,
     MAX_PAYLOAD_BYTES,
+    MAX_RANGES,
     NODE,
     FrameError,
     Kind,
@@ -82,6 +83,9 @@ class Side:
     def on_bitmap(self, payload: bytes | memoryview, *, doubt: bool) -> None:
         self.seen.append(("bitmap", bytes(payload), doubt))
 
+    def on_intent(self, ranges: list[tuple[int, int]]) -> None:
+        self.seen.append(("intent", ranges))
+
     def on_compare(
         self, offset_bytes: int, length_bytes: int, digests: bytes, answer: Compared, *, copy: bool
     ) -> None:
@@ -127,6 +131,19 @@ def both(a: End, b: End) -> None:
     while a.wire or b.wire:
         a.deliver(b)
         b.deliver(a)
+
+
+def test_what_will_be_written_is_told_in_one_frame_however_much_it_is() -> None:
+    a, b = End(), End()
+    ranges = [(number << 20, 1 << 18) for number in range(MAX_RANGES + 5)]
+    a.channel.intent(ranges)
+    sent_bytes = len(a.wire)
+    both(a, b)
+    assert b.side.seen == [("intent", ranges[:MAX_RANGES])]
+    assert a.side.wire_bytes == b.side.wire_bytes == sent_bytes
+    a.stream.close()
+    a.channel.intent(ranges)
+    assert not a.wire
 
 
 def test_frames_arrive_in_order_and_every_ticket_ends_once() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.volume.faulty import FaultRule, FaultyStore
-from controller.volume.intent import HotExtents, IntentLog, IntentRecord
+from controller.volume.intent import HotExtents, IntentLog, IntentRecord, Range
 from controller.volume.slots import SlotLayout, SlotRing
 from controller.volume.store import StoreDone, StoreError, StoreFault
 from tests.unit.volume.memory import MemoryStore
@@ -104,6 +104,7 @@ class Volume:
         self.ready = 0
         self.failures: list[StoreError] = []
         self.turns: list[Callable[[], None]] = []
+        self.announced: list[list[Range]] = []
         self.log = IntentLog(
             SlotRing(self.store, LAYOUT),
             extent_bytes=65536,
@@ -113,6 +114,7 @@ class Volume:
             ready=self.count,
             failed=self.failures.append,
             soon=self.turns.append,
+            announce=self.announced.append,
         )
 
     def want(self, first: int, last: int) -> None:
@@ -138,7 +140,6 @@ async def test_an_extent_is_hot_only_once_the_log_says_so_on_disk() -> None:
     volume.store.rules = [FaultRule("flush", "hold")]
     volume.want(3, 4)
     assert not volume.log.covers(3, 4)
-    assert volume.log.busy
     volume.store.release()
     assert volume.log.covers(3, 4)
     assert volume.ready == 1
@@ -214,12 +215,57 @@ async def test_nothing_is_committed_after_the_clean_record() -> None:
     volume = Volume()
     outcome: list[StoreError | None] = []
     volume.log.want(3, 3)
+    volume.log.close()
     volume.log.commit_clean(outcome.append)
     volume.run()
     assert outcome == [None]
     raw = await SlotRing(volume.inner, LAYOUT).load()
     assert raw is not None
     assert IntentRecord.decode(raw).clean
+
+
+async def test_the_clean_record_comes_behind_a_commit_that_is_under_way() -> None:
+    volume = Volume()
+    volume.store.rules = [FaultRule("flush", "hold", times=1)]
+    outcome: list[StoreError | None] = []
+    volume.log.expect_writes(0, 65536)
+    volume.run()
+    volume.log.close()
+    volume.log.commit_clean(outcome.append)
+    assert outcome == []
+    volume.store.release()
+    assert outcome == [None]
+    raw = await SlotRing(volume.inner, LAYOUT).load()
+    assert raw is not None
+    assert IntentRecord.decode(raw).clean
+    assert volume.ready == 0, "nothing is hot in a log that is closed"
+
+
+async def test_what_will_be_written_is_announced_when_its_commit_begins() -> None:
+    volume = Volume(limit=8)
+    volume.store.rules = [FaultRule("flush", "hold")]
+    volume.want(3, 4)
+    assert volume.announced == [[(3 * 65536, 65536), (4 * 65536, 65536)]]
+    assert not volume.log.covers(3, 3)
+
+
+async def test_an_announcement_makes_extents_hot_ahead_of_their_writes() -> None:
+    volume = Volume(limit=8)
+    volume.log.expect_writes(65535, 2)
+    volume.run()
+    assert volume.log.covers(0, 1)
+    assert await volume.on_disk() == {0, 1}
+
+
+def test_announcements_take_spare_room_only() -> None:
+    volume = Volume(limit=4)
+    volume.want(0, 2)
+    volume.log.expect_writes(5 * 65536, 100 * 65536)
+    volume.log.expect_writes(1 << 62, 1 << 62)
+    volume.run()
+    assert volume.log.covers(5, 5), "one place was left"
+    assert not volume.log.covers(6, 6)
+    assert volume.log.covers(0, 2), "and nothing left for it"
 
 
 def test_a_log_that_cannot_be_written_fails_its_volume() -> None:
