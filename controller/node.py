@@ -147,7 +147,11 @@ class Node:
         await self.pairs.close_all()
         await self.volumes.close_all()
         self.pairs.close_files()
-        await self.catalogue.commit()
+        try:
+            await self.catalogue.commit()
+        except StoreError as error:
+            # It was told to whom it concerns when it happened; what is on disk is what counts.
+            log.warning("not a clean stop: the catalogue can't be written: %s", error)
         self.catalogue.close()
 
     # ------------------------------------------------------------ VolumeServices

@@ -17,6 +17,11 @@ from tests.rig import eventually, remote_pair, start_node, two_nodes
 S = m.PairState
 
 
+def dead_disk(payload: bytes, done: StoreDone) -> None:
+    del payload
+    done(StoreError(StoreFault.IO, "the disk is gone"))
+
+
 async def test_both_sides_of_a_local_pair_are_halted_once(tmp_path: Path) -> None:
     node = await start_node(tmp_path, "b", [])
     try:
@@ -71,14 +76,7 @@ async def test_nobody_builds_on_the_word_of_a_node_that_can_write_nothing_down(
         await b.until("remote", S.PAIR)
         node, other = (a, b) if dead == "a" else (b, a)
         name = "first" if dead == "a" else "second"
-        ring = node.node.catalogue._ring
-        commit = ring.commit
-
-        def dead_disk(payload: bytes, done: StoreDone) -> None:
-            del payload
-            done(StoreError(StoreFault.IO, "the disk is gone"))
-
-        ring.commit = dead_disk  # type: ignore[method-assign]
+        node.node.catalogue._ring.commit = dead_disk  # type: ignore[method-assign]
         with pytest.raises(RejectedError):
             await node.do("volume.create", m.VolumeCreate(name="more", size_bytes=1 << 20))
         await a.until("remote", S.PSUE)
@@ -94,4 +92,16 @@ async def test_nobody_builds_on_the_word_of_a_node_that_can_write_nothing_down(
                 )
             assert refused.value.code is Code.NO_PEER
         node.volume(name).state.consistent = True
-        ring.commit = commit  # type: ignore[method-assign]
+
+
+async def test_a_node_that_can_write_nothing_down_stops_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = await start_node(tmp_path, "a", [])
+    await node.do("volume.create", m.VolumeCreate(name="first", size_bytes=1 << 20))
+    node.node.catalogue._ring.commit = dead_disk  # type: ignore[method-assign]
+    await node.stop()
+    assert "can't be written: io: the disk is gone" in caplog.text
+    node = await start_node(tmp_path, "a", [])
+    assert node.image("first") == bytes(1 << 20)
+    await node.stop()
