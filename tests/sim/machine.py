@@ -236,6 +236,10 @@ class Machine:
         """A volume's file, also while the controller is down or starting."""
         return self.disk.files[f"{self._volume_ids[name]}.volume"]
 
+    def has_file(self, name: str) -> bool:
+        """Whether the volume that was last seen under this name is still there."""
+        return f"{self._volume_ids[name]}.volume" in self.disk.files
+
     def image_of(self, name: str) -> bytes:
         """What a reader of the store would see of a volume now."""
         return bytes(self.file_of(name).live)

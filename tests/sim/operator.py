@@ -7,7 +7,8 @@ bounded time, is not. Successful splits and marks are held against the hosts' hi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
 
@@ -109,10 +110,7 @@ class Operator:
         )
         if answer.done and not known:
             tracked = self.oracle.volumes[machine.name, name]
-            tracked.history.reset()
-            tracked.written = tracked.followed = False
-            tracked.copied_back = tracked.copied_into = False
-            tracked.frozen = tracked.flush_failed_at = None
+            tracked.is_volume(machine.volume_id(name))
             tracked.access = Access.READ_WRITE
         return answer
 
@@ -129,8 +127,22 @@ class Operator:
             fence=plan.fence,
         )
         # To make a pair is to say that the S-VOL's content is given up.
-        self.oracle.named.add((plan.name, "forward"))
-        return await self.give(self.oracle.machines[plan.p_machine], "pair.create", params)
+        with self._naming(plan, m.Direction.FORWARD):
+            return await self.give(self.oracle.machines[plan.p_machine], "pair.create", params)
+
+    @contextlib.contextmanager
+    def _naming(self, plan: PairPlan, direction: m.Direction | None) -> Iterator[None]:
+        """A command is under way that says which side's writes may be given up (law L8)."""
+        if direction is None:
+            yield
+            return
+        named = (plan.name, direction.value)
+        self.oracle.named.add(named)
+        self.oracle.asking[named] += 1
+        try:
+            yield
+        finally:
+            self.oracle.asking[named] -= 1
 
     async def split(self, plan: PairPlan, *, writable: bool, at: Machine | None = None) -> Answered:
         """Split a pair; what the S-VOL holds then is one instant of the P-VOL."""
@@ -159,7 +171,6 @@ class Operator:
         direction = None
         if reverse or named:
             direction = m.Direction.REVERSE if reverse else m.Direction.FORWARD
-            self.oracle.named.add((plan.name, direction.value))
         limit = 1 << 20 if limited else None
         params = m.PairResync(
             name=plan.name,
@@ -169,7 +180,8 @@ class Operator:
             rate_limit_bytes_per_s=limit,
         )
         free = force or not reverse or not self._used(plan)
-        answer = await self.give(machine, "pair.resync", params)
+        with self._naming(plan, direction):
+            answer = await self.give(machine, "pair.resync", params)
         if answer.done and not free and self._used(plan):
             self.oracle.broken(
                 "L12", f"{plan.p_volume} is copied back while initiators are logged in to it"
@@ -195,9 +207,10 @@ class Operator:
         machine = at or self.oracle.machines[plan.p_machine]
         remote = plan.kind is m.PairKind.REMOTE
         ends = (plan.p_machine, plan.s_machine) if remote else (plan.p_volume, plan.s_volume)
-        self.oracle.named.add((plan.name, "reverse" if discard_p else "forward"))
+        direction = m.Direction.REVERSE if discard_p else m.Direction.FORWARD
         params = m.PairResolve(name=plan.name, discard=ends[0 if discard_p else 1], force=True)
-        return await self.give(machine, "pair.resolve", params)
+        with self._naming(plan, direction):
+            return await self.give(machine, "pair.resolve", params)
 
     async def verify(self, plan: PairPlan, *, repair: bool, limited: bool) -> Answered:
         """Compare both sides under I/O; the oracle looks at what is found (law VERIFY)."""

@@ -7,10 +7,11 @@ law ends the run.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from controller.api.messages import PairState, Role
+from controller.api.messages import Direction, PairState, Role
 from controller.catalogue import VolumeRecord
 from controller.pair.record import PairRecord
 from controller.pair.side import PairSide
@@ -49,6 +50,17 @@ class Tracked:
     half: str = ""
     """The id of the pair whose copy into it has begun and not ended: no point in time."""
 
+    def is_volume(self, volume_id: str) -> None:
+        """It is there: one that was made anew is empty, and nobody's copy."""
+        if self.volume_id == volume_id:
+            return
+        self.volume_id = volume_id
+        self.history.reset()
+        self.written = self.followed = False
+        self.copied_back = self.copied_into = False
+        self.frozen = self.flush_failed_at = None
+        self.half = ""
+
 
 class Broken(Exception):  # noqa: N818  (an event of the run)
     """A law is broken."""
@@ -67,6 +79,8 @@ class Oracle:
     volumes: dict[Key, Tracked] = field(default_factory=dict)
     named: set[tuple[str, str]] = field(default_factory=set)
     """(pair, direction) that an operator asked for since the pair was last in sync."""
+    asking: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Commands under way that name a pair and a direction."""
     broke: list[Broken] = field(default_factory=list)
     logs: dict[Key, tuple[int, IntentRecord | None]] = field(default_factory=dict)
     """What each log says on disk, with the version of the file."""
@@ -110,9 +124,9 @@ class Oracle:
         tracked = self.volumes.get(key)
         if tracked is None:
             return
-        if tracked.volume_id != machine.volume_id(volume.name):
-            tracked.volume_id, tracked.half = machine.volume_id(volume.name), ""
+        tracked.is_volume(machine.volume_id(volume.name))
         records = [owner.record for owner in machine.node.pairs.of_volume(volume.name)]
+        was_copied_back = tracked.copied_back
         if any(r.role is Role.P_VOL and r.state is PairState.RCPY for r in records):
             if not tracked.copied_back:
                 self._overwritten(key, tracked, records, Role.P_VOL)
@@ -133,12 +147,16 @@ class Oracle:
         self._freeze(machine, key, tracked, s_record)
         for record in records:
             if record.state is PairState.PAIR:
-                self.named.discard((record.name, "forward"))
-                self.named.discard((record.name, "reverse"))
+                # A command that waits behind others still counts.
+                self.named -= {
+                    (record.name, direction.value)
+                    for direction in Direction
+                    if not self.asking[record.name, direction.value]
+                }
             if self.states.get((record.id, record.role)) is not record.state:
                 self.states[record.id, record.role] = record.state
                 self.on_state(record)
-        self._point_in_time(machine, volume, tracked, records)
+        self._point_in_time(machine, volume, tracked, records, copied_back=was_copied_back)
 
     @staticmethod
     def _forget_copy(tracked: Tracked, records: list[PairRecord]) -> None:
@@ -162,15 +180,25 @@ class Oracle:
         return watch if watch is not None and watch.runs else None
 
     def _point_in_time(
-        self, machine: Machine, volume: Volume, tracked: Tracked, records: list[PairRecord]
+        self,
+        machine: Machine,
+        volume: Volume,
+        tracked: Tracked,
+        records: list[PairRecord],
+        *,
+        copied_back: bool,
     ) -> None:
         """Law L7: a half copied volume is shown to nobody, and nothing is in sync with it."""
         for record in records:
-            whole = record.state is PairState.PAIR
+            if not tracked.half:
+                break
+            whole = record.state is PairState.PAIR and tracked.half == record.id
             if record.role is Role.P_VOL and record.goal == "mirror" and not whole:
-                # A link that went at the very end of a copy back leaves a whole P-VOL.
-                whole = self._differs_at(machine, record) is None
-            if tracked.half != record.id or not whole:
+                # A link that went at the very end of a copy back leaves a whole P-VOL. A copy
+                # back of one pair ends what another pair's copy has begun.
+                mine = tracked.half == record.id
+                whole = (mine or copied_back) and self._differs_at(machine, record) is None
+            if not whole:
                 continue
             watch = self.watch_of_other(record)
             source = self.volumes.get(watch.key) if watch is not None else None
@@ -260,6 +288,8 @@ class Oracle:
 
     def _differs_at(self, machine: Machine, record: PairRecord) -> int | None:
         source = self.machines[record.peer] if record.peer else machine
+        if not source.has_file(record.other_volume):
+            return 0
         theirs = source.image_of(record.other_volume)
         return laws.first_difference(machine.image_of(record.volume), theirs)
 
@@ -296,6 +326,7 @@ class Oracle:
             if tracked is None:
                 continue
             tracked.flush_failed_at = None
+            tracked.is_volume(shelved.record.id)
             volume = shelved.volume
             self._watch_sides(machine, volume)
             owners = machine.node.pairs.of_volume(name)
@@ -329,6 +360,8 @@ class Oracle:
                 o.record.role is Role.P_VOL and o.record.goal == "reverse" for o in owners
             )
             self._freeze(machine, key, tracked, s_record)
+            records = [owner.record for owner in owners]
+            self._point_in_time(machine, volume, tracked, records, copied_back=True)
 
     def _rebase_kept(self, machine: Machine, key: Key, tracked: Tracked) -> None:
         """After a crash the content is settled; whether hosts wrote it is not forgotten."""
