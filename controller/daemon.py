@@ -14,6 +14,7 @@ import secrets
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -22,7 +23,7 @@ from controller import __version__
 from controller.api import messages as m
 from controller.api.topics import StateKind
 from controller.api.verbs import Verb
-from controller.embedded import EmbeddedExporter
+from controller.frontends import open_front_end
 from controller.link.tcp import TcpNetwork
 from controller.link.transport import Peer
 from controller.node import LoopClock, Node, NodeSettings, Surroundings
@@ -44,9 +45,12 @@ from controller.volume.slots import CorruptError
 from controller.volume.store import StoreError
 from controller.volume.superblock import IntentSettings
 from targets.iscsi.chap import ChapCredentials
-from targets.iscsi.server import IscsiServer
+from targets.lio.probe import LioUnavailableError
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+_UNFIT = (OSError, StoreError, CorruptError, JournalError, ConfigError, LioUnavailableError)
+"""What keeps a controller from running, and is no mistake of ours."""
 
 DEFAULT_CONFIG = Path("/etc/trilun/controller.toml")
 
@@ -54,8 +58,12 @@ DEFAULT_CONFIG = Path("/etc/trilun/controller.toml")
 class BusPublisher:
     """Publishes through the bus, and the status only when it has changed."""
 
-    def __init__(self, node: str) -> None:
+    def __init__(self, node: str, front_end: Callable[[], list[str]]) -> None:
+        """`front_end`: what operators have to know of it, a sentence each."""
         self.bus: Bus
+        self._front_end = front_end
+        self._peers: dict[str, bool] = {}
+        self._detail = ""
         self._status = m.NodeStatus(
             node=node,
             kind=m.NodeKind.CONTROLLER,
@@ -77,7 +85,13 @@ class BusPublisher:
 
     def publish_status(self, peers: dict[str, bool], detail: str) -> None:
         """Set the node's retained status."""
-        status = self._status.model_copy(update={"peers": peers, "detail": detail})
+        self._peers, self._detail = peers, detail
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Publish the status again where the front end changes it."""
+        detail = "; ".join([*self._front_end(), *filter(None, [self._detail])])
+        status = self._status.model_copy(update={"peers": self._peers, "detail": detail})
         if status != self._status:
             self._status = status
             self.bus.publish_status(status)
@@ -106,17 +120,15 @@ async def run(config: ControllerConfig) -> None:
     loop = asyncio.get_running_loop()
     notifier = Notifier.from_environment(os.environ)
     offload = ThreadOffload(loop)
-    server = IscsiServer(clock=time.monotonic, random_bytes=secrets.token_bytes)
-    exporter = EmbeddedExporter(server, chap_credentials(config.target.chap))
-    for portal in config.target.listen:
-        await exporter.listen(portal.host, portal.port)
-    publisher = BusPublisher(config.node)
+    chap = chap_credentials(config.target.chap)
+    front_end = await open_front_end(config.node, config.target, chap)
+    publisher = BusPublisher(config.node, lambda: front_end.lines)
     clock = LoopClock()
     world = Surroundings(
         disk=DirectoryDisk(config.volume_dir, offload),
         meta_disk=DirectoryDisk(config.state_dir, offload),
         network=TcpNetwork(),
-        exporter=exporter,
+        exporter=front_end.exporter,
         clock=clock,
         new_id=lambda: secrets.token_hex(16),
     )
@@ -138,16 +150,19 @@ async def run(config: ControllerConfig) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stopping.set)
     await node.start()
+    await front_end.settle()
+    front_end.changed = publisher.refresh
     publisher.bus.start()
+    publisher.refresh()
     _feed_watchdog(notifier, clock)
     notifier.ready(f"{len(node.volumes.all())} volumes, {len(node.pairs.owners())} sides of pairs")
-    log.info("controller is up", node=config.node, portals=exporter.portals)
+    log.info("controller is up", node=config.node, portals=front_end.exporter.portals)
     await stopping.wait()
     log.info("controller stops", node=config.node)
     notifier.stopping()
     await publisher.bus.stop()
     await node.stop()
-    await exporter.close()
+    await front_end.close()
     await journal.close()
     offload.close()
 
@@ -196,7 +211,7 @@ def main() -> None:
     set_up_logging(config.log.level, config.log.format)
     try:
         asyncio.run(run(config))
-    except (OSError, StoreError, CorruptError, JournalError, ConfigError) as error:
+    except _UNFIT as error:
         log.error("controller can't run", reason=str(error))  # noqa: TRY400
         sys.exit(1)
 

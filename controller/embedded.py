@@ -6,6 +6,8 @@ with RejectedError where a host is in the way, OSError where a portal's address 
 
 from __future__ import annotations
 
+import asyncio
+
 from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from controller.api.messages import SessionInfo
@@ -25,6 +27,7 @@ class EmbeddedExporter:
         self._server = server
         self._chap = chap
         self._portals: list[str] = []
+        self._iqns: set[str] = set()
 
     async def listen(self, host: str, port: int) -> None:
         """Open a portal."""
@@ -41,17 +44,26 @@ class EmbeddedExporter:
         """Export a volume."""
         config = TargetConfig(iqn=iqn, luns={LUN: volume}, chap=self._chap, alias=volume.name)
         self._server.add_target(config)
+        self._iqns.add(iqn)
+
+    async def ready(self, iqn: str) -> None:
+        """It is, as soon as it is offered."""
 
     async def withdraw(self, iqn: str, *, force: bool) -> None:
         """Stop exporting; a repeated call finds nothing to do."""
         try:
             await self._server.remove_target(iqn, force)
+            self._iqns.discard(iqn)
         except UnknownTargetError:
             return
         except TargetBusyError as error:
             raise RejectedError(
                 Code.IN_USE, f"an initiator is logged in to {iqn}", "log it out first"
             ) from error
+
+    async def withdraw_all(self) -> None:
+        """End every session."""
+        await asyncio.gather(*(self.withdraw(iqn, force=True) for iqn in sorted(self._iqns)))
 
     def sessions(self, iqn: str) -> list[SessionInfo]:
         """Who is logged in."""

@@ -46,9 +46,15 @@ class StandInExporter:
     def offer(self, iqn: str, volume: Volume) -> None:
         self.offered[iqn] = volume
 
+    async def ready(self, iqn: str) -> None:
+        assert iqn in self.offered
+
     async def withdraw(self, iqn: str, *, force: bool) -> None:
         del force
         self.offered.pop(iqn, None)
+
+    async def withdraw_all(self) -> None:
+        self.offered.clear()
 
     def sessions(self, iqn: str) -> list[m.SessionInfo]:
         return self.logged_in.get(iqn, [])

@@ -126,7 +126,7 @@ class ChapConfig(Section):
 class TargetConfig(Section):
     """The front end that exports volumes."""
 
-    kind: Literal["embedded"] = "embedded"
+    kind: Literal["embedded", "lio", "auto"] = "embedded"
     listen: Annotated[list[EndpointField], Field(min_length=1, max_length=16)] = [
         Endpoint("127.0.0.1", 3260)
     ]

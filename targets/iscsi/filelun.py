@@ -48,8 +48,12 @@ class FileLun:
 
     @property
     def size_bytes(self) -> int:
-        """The file's size when it was opened, in whole physical blocks."""
+        """The file's size when it was looked at last, in whole physical blocks."""
         return self._size_bytes
+
+    def look_again(self) -> None:
+        """Take over the size of a file that has grown."""
+        self._size_bytes = max(self._size_bytes, os.fstat(self._fd).st_size & ~4095)
 
     @property
     def access(self) -> Access:

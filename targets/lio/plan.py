@@ -174,6 +174,8 @@ class _Planner:
             self._do(Kind.WRITE, control, f"hw_max_sectors={backstore.hw_max_sectors}")
             self._do(Kind.WRITE, control, f"cmd_ring_size_mb={backstore.ring_mb}")
             self._do(Kind.WRITE, control, f"max_data_area_mb={backstore.data_mb}")
+            # No netlink answer of ours is waited for: see events.
+            self._do(Kind.WRITE, control, "nl_reply_supported=-1")
             self._do(Kind.WRITE, f"{path}/enable", "1")
         else:
             self._resize(path, backstore, folder)

@@ -19,6 +19,7 @@ MAX_LUN = 255
 MAX_CONFIG_BYTES = 255
 _INITIATOR = re.compile(r"(iqn\.\d{4}-\d{2}\.[a-z0-9.\-]+(:[a-z0-9.\-:]+)?|eui\.[0-9A-Fa-f]{16})")
 _PLAIN = re.compile(r"[A-Za-z0-9._-]+")
+_BACKSTORE = re.compile(r"[A-Za-z0-9._@-]+")
 
 
 class WantedError(ValueError):
@@ -106,7 +107,7 @@ class Backstore:
     """Files of the `attrib` folder."""
 
     def __post_init__(self) -> None:
-        _check(_PLAIN.fullmatch(self.name), f"not a backstore's name: {self.name!r}")
+        _check(_BACKSTORE.fullmatch(self.name), f"not a backstore's name: {self.name!r}")
         _check("/" in self.config, "a config needs a handler and a '/'")
         _check(
             re.fullmatch(r"[^\x00-\x20,:\x7f-\U0010ffff]+", self.config),

@@ -101,7 +101,7 @@ def test_the_defaults_need_a_name_only(tmp_path: Path) -> None:
         ("[intent]\nextent_bytes = '4MB'",
          "intent.extent_bytes: '4MB' is ambiguous: write KiB, MiB, GiB or TiB"),
         ("[intent]\nhot_extents = 'many'", "intent.hot_extents: must be a whole number"),
-        ("[target]\nkind = 'lio'", "target.kind: must be 'embedded'"),
+        ("[target]\nkind = 'tgt'", "target.kind: must be 'embedded', 'lio' or 'auto'"),
         ("[target.chap]\nuser = 'u'\nsecret_file = '/s'\nmutual_user = 'm'",
          "target.chap: mutual_user and mutual_secret_file go together"),
         ("broker = 3", "broker: must be a table of keys and values"),

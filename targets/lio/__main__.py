@@ -1,0 +1,111 @@
+"""Plain files through the kernel's target: `python -m targets.lio --file PATH …`.
+
+Owns the command line and the process's life. For tests and benchmarks on a machine with LIO.
+SIGTERM ends it as a controller ends: initiators wait for the next one. With `--forget` the
+kernel forgets the targets instead. SIGHUP looks for files that have grown. Fails with a message
+and exit code 1 when the kernel can't, or a file can't be opened.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+
+from targets.iscsi.filelun import FileLun
+from targets.lio.layout import TcmuError
+from targets.lio.target import LioError, LioSettings, LioTarget
+from targets.lio.wanted import (
+    BACKSTORE_PREFIX,
+    IQN_PREFIX,
+    Chap,
+    Ownership,
+    Portal,
+    WantedError,
+)
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m targets.lio", description=__doc__)
+    parser.add_argument("--file", action="append", default=[], help="one target each")
+    parser.add_argument("--host", action="append", default=[], help="127.0.0.1 unless given")
+    parser.add_argument("--port", type=int, default=3260)
+    parser.add_argument("--node", default="files", help="the first part of the targets' names")
+    parser.add_argument("--chap-user", help="the secret is taken from TRILUN_CHAP_SECRET")
+    parser.add_argument("--forget", action="store_true", help="remove the targets at the end")
+    parser.add_argument("--verbose", action="store_true")
+    return parser
+
+
+def _settings(options: argparse.Namespace) -> LioSettings:
+    chap = None
+    if options.chap_user:
+        chap = Chap(options.chap_user, os.environ.get("TRILUN_CHAP_SECRET", ""))
+    portals = tuple(Portal(host, options.port) for host in options.host or ["127.0.0.1"])
+    owner = Ownership(f"{IQN_PREFIX}{options.node}.", f"{BACKSTORE_PREFIX}{options.node}@")
+    return LioSettings(owner, portals, chap)
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+async def _serve(options: argparse.Namespace) -> None:
+    settings = _settings(options)
+    units = [FileLun(path) for path in options.file]
+    target = LioTarget(settings, time.monotonic)
+    target.changed = lambda: _say(f"problems: {'; '.join(target.problems) or 'none'}")
+    await target.start()
+    iqns: list[str] = []
+    for number, unit in enumerate(units):
+        iqns.append(f"{settings.owner.iqn_prefix}f{number}")
+        name = f"{settings.owner.backstore_prefix}f{number}"
+        target.add(iqns[-1], name, f"trilun/f{number}", unit)
+    await target.settle()
+    for iqn in iqns:
+        _say(f"serving {iqn}")
+    _say("ready")
+    stop = asyncio.Event()
+
+    def grow() -> None:
+        for unit in units:
+            unit.look_again()
+        target.size_changed()
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, grow)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    await stop.wait()
+    if options.forget:
+        for iqn in iqns:
+            await target.remove(iqn, force=True)
+    else:
+        await target.rest()
+    await target.close()
+    for unit in units:
+        unit.close()
+
+
+def main() -> int:
+    """Serve until SIGTERM or SIGINT."""
+    options = _arguments().parse_args()
+    logging.basicConfig(
+        level=logging.INFO if options.verbose else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(message)s",
+    )
+    try:
+        asyncio.run(_serve(options))
+    except (OSError, TcmuError, LioError, WantedError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""Which portals' addresses this host has, asked of the kernel's routes and watched.
+
+Owns one rtnetlink socket and a task. A shell. Must not touch portals. Fails with OSError at the
+start; later it asks again until it gets an answer.
+
+An address is ours when the route to it is local: that is what binding asks as well, it is right
+for all of 127/8, and false while an interface that is down takes its address with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterable
+
+from pyroute2 import AsyncIPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.rtnl import (
+    RTMGRP_IPV4_IFADDR,
+    RTMGRP_IPV4_ROUTE,
+    RTMGRP_IPV6_IFADDR,
+    RTMGRP_IPV6_ROUTE,
+    RTMGRP_LINK,
+)
+
+log = logging.getLogger(__name__)
+
+WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - recognised, not bound here
+_GROUPS = (
+    RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_IFADDR | RTMGRP_IPV6_ROUTE
+)
+_LOCAL = 2
+"""RTN_LOCAL, rtnetlink(7)."""
+_SETTLE_S = 0.2
+"""Changes come in swarms: they are looked at together."""
+_RETRY_S = 1.0
+
+
+class AddressWatch:
+    """Knows which of a few addresses are there, from `start` to `close`."""
+
+    def __init__(self, hosts: Iterable[str], changed: Callable[[], None]) -> None:
+        """`changed` is called when the answer is another."""
+        self._hosts = frozenset(hosts)
+        self._changed = changed
+        self._task: asyncio.Task[None] | None = None
+        self.present: frozenset[str] = frozenset()
+
+    async def start(self) -> None:
+        """Ask once, and watch from then on."""
+        socket = AsyncIPRoute()
+        try:
+            await socket.bind(groups=_GROUPS)
+            self.present = await self._ask(socket)
+        except BaseException:
+            socket.close()
+            raise
+        self._task = asyncio.create_task(self._watch(socket), name="portal addresses")
+
+    async def close(self) -> None:
+        """Stop watching."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _ask(self, socket: AsyncIPRoute) -> frozenset[str]:
+        found = self._hosts & WILDCARDS
+        for host in sorted(self._hosts - found):
+            try:
+                for route in await socket.route("get", dst=host):
+                    if route["type"] == _LOCAL:
+                        found |= {host}
+            except NetlinkError:  # no route at all
+                continue
+        return found
+
+    async def _watch(self, socket: AsyncIPRoute) -> None:
+        while True:
+            try:
+                async for _ in socket.get():
+                    break
+                await asyncio.sleep(_SETTLE_S)
+                socket.close()
+                # A new socket: what came meanwhile is in the answer already.
+                socket = AsyncIPRoute()
+                await socket.bind(groups=_GROUPS)
+                present = await self._ask(socket)
+            except asyncio.CancelledError:
+                socket.close()
+                raise
+            except Exception as error:  # noqa: BLE001 - the library raises what it likes
+                log.warning("can't watch the portals' addresses: %s", error)
+                await asyncio.sleep(_RETRY_S)
+                continue
+            if present != self.present:
+                self.present = present
+                self._changed()

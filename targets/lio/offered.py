@@ -1,0 +1,147 @@
+"""One logical unit on its way to initiators: its names, its stage, who is logged in.
+
+Owns the names of its objects in configfs. Must not change them. Fails with `WantedError` for
+names that the kernel would refuse.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from targets.lio.configfs import Folder
+from targets.lio.serving import Serving
+from targets.lio.wanted import (
+    Backstore,
+    Chap,
+    Ownership,
+    Portal,
+    PortalGroup,
+    Target,
+    Wanted,
+)
+from targets.scsi.device import DeviceServer
+
+LUN = 0
+TAG = 1
+
+CMD_TIME_OUT_S = 40
+"""After this time without an answer the kernel fails a command to its initiator.
+
+Longer than the 30 s after which a Linux initiator asks to abort it, and shorter than those plus
+the 15 s that it waits for the abort: so a command of which nothing is heard ends as an abort
+that worked, and is sent again, for up to three minutes in all. With less, it ends as an error.
+"""
+QFULL_TIME_OUT_S = 10
+"""How long a command waits for room in the ring before its initiator hears TASK SET FULL."""
+ATTRIBUTES = {"cmd_time_out": str(CMD_TIME_OUT_S), "qfull_time_out": str(QFULL_TIME_OUT_S)}
+
+_UIO_PREFIX = "tcm-user/"
+
+
+class Stage(enum.Enum):
+    """How far it is offered. Each is reached by one pass over configfs."""
+
+    OFFERED = "offered"
+    LEAVING = "leaving"
+    """No target any more; its device is still served, until nothing can reach it."""
+    GONE = "gone"
+
+
+@dataclass(eq=False, slots=True)
+class Offered:
+    """A logical unit as LUN 0 of a target of its own."""
+
+    iqn: str
+    name: str
+    """Of its backstore."""
+    config: str
+    server: DeviceServer
+    stage: Stage = Stage.OFFERED
+    serving: Serving | None = None
+    lost: bool = False
+    """Its device or its ring was lost while it was served."""
+    up: bool = False
+    """Initiators can find it."""
+    since: dict[str, float] = field(default_factory=dict)
+    """Initiators, each with when it was seen first."""
+
+    @property
+    def target_path(self) -> str:
+        """Its target's folder in configfs."""
+        return f"iscsi/{self.iqn}"
+
+    @property
+    def sessions_path(self) -> str:
+        """The file that lists its initiators."""
+        return f"{self.target_path}/tpgt_{TAG}/dynamic_sessions"
+
+    def backstore(self) -> Backstore:
+        """What it wants of the kernel."""
+        lu = self.server.unit.lu
+        return Backstore(
+            self.name, self.config, lu.size_bytes, lu.identity.serial, attributes=ATTRIBUTES
+        )
+
+    def target(self, portals: tuple[Portal, ...], chap: Chap | None) -> Target:
+        """The target that shows it."""
+        return Target(self.iqn, (PortalGroup({LUN: self.name}, portals, chap=chap, tag=TAG),))
+
+
+def wanted_of(
+    offers: Iterable[Offered],
+    owner: Ownership,
+    portals: tuple[Portal, ...],
+    chap: Chap | None,
+) -> Wanted:
+    """Everything that is offered now."""
+    all_of_them = list(offers)
+    return Wanted(
+        tuple(each.backstore() for each in all_of_them if each.stage is not Stage.GONE),
+        tuple(each.target(portals, chap) for each in all_of_them if each.stage is Stage.OFFERED),
+        owner,
+    )
+
+
+def bound_portals(
+    portals: tuple[Portal, ...], present: frozenset[str], tree: Folder, owner: Ownership
+) -> tuple[Portal, ...]:
+    """Those portals whose address is there, or that the kernel listens on already.
+
+    A portal that has lost its address is kept: its sessions go on when the address comes back,
+    which they could not behind a portal that was removed.
+    """
+    iscsi = tree.folders.get("iscsi", Folder())
+    made: set[str] = set()
+    for iqn, target in iscsi.folders.items():
+        np = target.find(f"tpgt_{TAG}/np") if iqn.startswith(owner.iqn_prefix) else None
+        made |= set(np.folders) if np else set()
+    return tuple(each for each in portals if each.host in present or each.name in made)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A device of ours, as its uio node names it."""
+
+    node: str
+    path: str
+    """Of its backstore in configfs."""
+    name: str
+    config: str
+
+
+def our_devices(uio_names: dict[str, str], owner: Ownership) -> list[Found]:
+    """All devices that are ours, whether they are wanted or not."""
+    found: list[Found] = []
+    for uio_name, node in uio_names.items():
+        hba, _, rest = uio_name.removeprefix(_UIO_PREFIX).partition("/")
+        name, _, config = rest.partition("/")
+        if name.startswith(owner.backstore_prefix):
+            found.append(Found(node, f"core/user_{hba}/{name}", name, config))
+    return found
+
+
+def parse_sessions(text: str) -> list[str]:
+    """The initiators in `dynamic_sessions`: a line for each session."""
+    return [line for line in text.replace("\0", "").splitlines() if line]

@@ -1,0 +1,116 @@
+"""A TCMU device on the event loop: woken by the kernel, answered in batches.
+
+Owns one open uio device, its ring and their place on the loop. A shell: reads and pokes. Must
+not touch configfs. Fails by calling `lost` once with the reason; the owner stops it then.
+
+What is in the ring is taken in the call in which the loop says that it is readable, and answers
+that are ready by its end cost one poke. Later ones are collected until the loop's next turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from targets.lio.device import RingDevice
+from targets.lio.layout import TcmuError
+from targets.lio.ring import Ring
+from targets.lio.takeover import Fate
+from targets.lio.uio import UioDevice
+from targets.scsi.device import DeviceServer
+
+Lost = Callable[[str], None]
+
+
+class Serving:
+    """One device that is being served."""
+
+    def __init__(
+        self,
+        uio: UioDevice,
+        server: DeviceServer,
+        lost: Lost,
+        fates: Mapping[int, Fate] | None = None,
+    ) -> None:
+        """Serve at once, what was left in the ring included; raises `TcmuError`.
+
+        `uio` is this object's from here on, unless it raises. `lost` may be called later, never
+        from here.
+        """
+        self.uio = uio
+        self._lost: Lost | None = lost
+        self._loop = asyncio.get_running_loop()
+        self._running = False
+        self._drained = asyncio.Event()
+        ring = Ring(uio.area, self._wake)
+        self._device = RingDevice(ring, server, dict(fates or {}))
+        self._ring = ring
+        self._loop.add_reader(uio.fd, self._readable)
+        # The kernel may have announced what is there to the predecessor.
+        self._loop.call_soon(self._readable)
+
+    @property
+    def pending(self) -> int:
+        """Commands that are under way."""
+        return len(self._ring.pending)
+
+    def _readable(self) -> None:
+        if self._ring.detached:
+            return
+        self._running = True
+        try:
+            self.uio.clear()
+            self._device.run()
+            if self._ring.poke_due:
+                self._ring.poked()
+                self.uio.poke()
+        except (TcmuError, OSError) as error:
+            self._fail(error)
+        finally:
+            self._running = False
+
+    def _wake(self) -> None:
+        if self._ring.detached:
+            self._drained.set()
+        elif not self._running:
+            self._loop.call_soon(self._poke)
+
+    def _poke(self) -> None:
+        ring = self._ring
+        if not ring.poke_due or ring.detached:
+            return
+        ring.poked()
+        if not ring.pending:
+            self._drained.set()
+        try:
+            self.uio.poke()
+        except OSError as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self._loop.remove_reader(self.uio.fd)
+        lost, self._lost = self._lost, None
+        if lost is not None:
+            self._loop.call_soon(lost, str(error))
+
+    async def drain(self) -> None:
+        """Return when nothing is under way; for a device that gets no new commands."""
+        self._readable()
+        while self._ring.pending and self._lost is not None:
+            self._drained.clear()
+            await self._drained.wait()
+        self._poke()
+
+    async def close(self) -> bool:
+        """Stop serving and let go of the device; False when its mapping is still in use.
+
+        Commands that run still write into the mapping, so it is kept until they have ended.
+        """
+        self._lost = None
+        self._loop.remove_reader(self.uio.fd)
+        self._poke()
+        self._drained.clear()
+        self._device.close()
+        if self._ring.pending:
+            await self._drained.wait()
+        return self.uio.close()
