@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from deploy.labs import roles
+from deploy.labs import data_sets, roles
 from deploy.labs.lab import Lab, directory_of_choice
 from deploy.labs.problem import LabError
 from deploy.labs.terminal import follow
@@ -24,9 +24,17 @@ def up(arguments: argparse.Namespace) -> int:
     """Make the lab and boot it."""
     began_s = time.monotonic()
     names = [*roles.USUAL, *(["third"] if arguments.third else [])]
-    setting = roles.Setting(arguments.fs, arguments.target)
-    lab = Lab.up(directory_of_choice(), names, setting)
+    lab = Lab.up(directory_of_choice(), names, arguments.target)
     print(f"{', '.join(lab.names)} are up, after {time.monotonic() - began_s:.0f} s")
+    return 0
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    """Make a data set."""
+    lab = Lab.open(directory_of_choice())
+    data = roles.DataSet(arguments.filesystem)
+    data_sets.make(lab, data)
+    print(f"data set {data.name} is on host1 at {data.mountpoint}, in PAIR")
     return 0
 
 
@@ -39,7 +47,7 @@ def down(_arguments: argparse.Namespace) -> int:
 def status(_arguments: argparse.Namespace) -> int:
     """What is up, and what is broken."""
     lab = Lab.open(directory_of_choice())
-    print(f"in {lab.directory}: {lab.setting.filesystem}, {lab.setting.target} target")
+    print(f"in {lab.directory}, {lab.target} target")
     for host in lab.hosts.values():
         process = host.process
         state = f"up, pid {process.pid}" if process and process.alive else "no power"
@@ -120,9 +128,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
         return made
 
     made = add(up, "make the lab and boot its hosts; does nothing where it is up")
-    made.add_argument("--fs", choices=("ext4", "xfs"), default="ext4")
     made.add_argument("--target", choices=("embedded", "lio"), default="embedded")
     made.add_argument("--third", action="store_true", help="a third controller, too")
+    made = add(demo, "make three volumes and both pairs, with a file system in use on host 1")
+    made.add_argument("filesystem", nargs="?", choices=roles.FILESYSTEMS, default="ext4")
     add(down, "end all of it and remove its files")
     add(status, "what is up, and which links are broken")
     for command, text in (

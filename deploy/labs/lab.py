@@ -13,7 +13,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ class Lab:
     directory: Path
     network: Network
     names: list[str]
-    setting: roles.Setting = field(default_factory=roles.Setting)
+    target: str = "embedded"
     links: Links = field(init=False)
     hosts: dict[str, Host] = field(init=False)
 
@@ -81,16 +81,16 @@ class Lab:
     # ------------------------------------------------------------ up and down
 
     @classmethod
-    def up(cls, directory: Path, names: list[str], setting: roles.Setting) -> Lab:
+    def up(cls, directory: Path, names: list[str], target: str) -> Lab:
         """Make it, or find it as it is; all hosts have power afterwards, and have booted."""
         needs.check(whole_lab=True)
         with alone(directory):
             lab = cls._find(directory)
             if lab is None:
-                lab = cls._make(directory, names, setting)
-            elif set(names) - set(lab.names) or setting != lab.setting:
+                lab = cls._make(directory, names, target)
+            elif set(names) - set(lab.names) or target != lab.target:
                 raise LabError(
-                    f"another lab is up in {directory}: {', '.join(lab.names)}, {lab.setting}",
+                    f"another lab is up in {directory}: {', '.join(lab.names)}, {lab.target}",
                     "end it with `deploy/lab down`, or name another directory in TRILUN_LAB",
                 )
             for host in lab.hosts.values():
@@ -100,18 +100,18 @@ class Lab:
         return lab
 
     @classmethod
-    def _make(cls, directory: Path, names: list[str], setting: roles.Setting) -> Lab:
+    def _make(cls, directory: Path, names: list[str], target: str) -> Lab:
         if directory.exists() and any(directory.iterdir()):
             raise LabError(f"{directory} is there and is no lab", "name another in TRILUN_LAB")
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "lab.json").write_text("{}", encoding="utf-8")
         package.install(directory / "trilun")
         install_boot(directory)
-        lab = cls(directory, Network.create(), names, setting)
+        lab = cls(directory, Network.create(), names, target)
         lab.save()
         for name, host in lab.hosts.items():
             host.layer.build(name, lab.links.addresses)
-            roles.furnish(host.layer, name, names, setting)
+            roles.furnish(host.layer, name, names, target)
         return lab
 
     @classmethod
@@ -133,7 +133,7 @@ class Lab:
                 f"the lab in {directory} has lost its network, after a restart of the machine?",
                 "deploy/lab down, then deploy/lab up",
             )
-        lab = cls(directory, network, list(saved["hosts"]), roles.Setting(**saved["setting"]))
+        lab = cls(directory, network, list(saved["hosts"]), str(saved["target"]))
         lab.links.load(saved["links"])
         return lab
 
@@ -143,7 +143,7 @@ class Lab:
             {
                 "holder": [self.network.holder.pid, self.network.holder.began],
                 "hosts": self.names,
-                "setting": asdict(self.setting),
+                "target": self.target,
                 "links": self.links.save(),
             },
             indent=1,

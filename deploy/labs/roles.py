@@ -18,8 +18,6 @@ ADDRESSES = {**CONTROLLERS, **HOSTS}
 USUAL = ("primary", "secondary", "host1", "host2")
 BROKER_HOST = "host1"
 """No test pulls this host's plug alone: commands have to arrive."""
-DATA_SET = "demo"
-MOUNTPOINT = "/srv/demo"
 UNITS = sorted((REPOSITORY / "systemd").glob("*"))
 SYSTEM_UID_RANGE = range(999, 99, -1)
 
@@ -30,12 +28,49 @@ set_tcp_nodelay true
 """
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What can be chosen when the lab is made."""
+FILESYSTEMS = ("ext4", "xfs")
 
-    filesystem: str = "ext4"
-    target: str = "embedded"
+
+@dataclass(frozen=True)
+class DataSet:
+    """Three volumes, two pairs and a file system; one a kind of file system, named after it."""
+
+    filesystem: str
+
+    @property
+    def name(self) -> str:
+        """Its name in commands."""
+        return self.filesystem
+
+    @property
+    def first(self) -> str:
+        """The volume at the primary."""
+        return f"{self.name}-first"
+
+    @property
+    def second(self) -> str:
+        """Its mirror at the secondary."""
+        return f"{self.name}-second"
+
+    @property
+    def third(self) -> str:
+        """The mirror's mirror."""
+        return f"{self.name}-third"
+
+    @property
+    def remote(self) -> str:
+        """The pair of first and second."""
+        return f"{self.name}-remote"
+
+    @property
+    def local(self) -> str:
+        """The pair of second and third."""
+        return f"{self.name}-local"
+
+    @property
+    def mountpoint(self) -> str:
+        """Where host 1 has it."""
+        return f"/srv/{self.name}"
 
 
 def unit_of(host: str) -> str:
@@ -43,7 +78,7 @@ def unit_of(host: str) -> str:
     return f"trilund@{host}.service" if host in CONTROLLERS else f"trilun-agent@{host}.service"
 
 
-def furnish(layer: Layer, name: str, hosts: list[str], setting: Setting) -> None:
+def furnish(layer: Layer, name: str, hosts: list[str], target: str) -> None:
     """Install trilun on a host's layer: the base must be there already."""
     for unit in UNITS:
         layer.write(f"etc/systemd/system/{unit.name}", unit.read_text(encoding="utf-8"))
@@ -52,29 +87,25 @@ def furnish(layer: Layer, name: str, hosts: list[str], setting: Setting) -> None
     if name in CONTROLLERS:
         add_user(layer, "trilun")
         peers = [peer for peer in hosts if peer in CONTROLLERS and peer != name]
-        layer.write(f"etc/trilun/{name}.toml", controller_config(name, peers, setting))
+        layer.write(f"etc/trilun/{name}.toml", controller_config(name, peers, target))
         layer.enable(unit_of(name), template="trilund@.service")
     else:
-        layer.write(f"etc/trilun/{name}.toml", agent_config(name, setting))
+        layer.write(f"etc/trilun/{name}.toml", agent_config(name))
         layer.write("etc/iscsi/initiatorname.iscsi", f"InitiatorName=iqn.2026-11.io.lab:{name}\n")
         layer.enable("iscsid.socket", of="sockets.target")
+        layer.enable(unit_of(name), template="trilun-agent@.service")
     if name == BROKER_HOST:
         layer.write("etc/mosquitto/conf.d/lab.conf", BROKER_CONFIG)
         layer.enable("mosquitto.service")
 
 
-def enable_agent(layer: Layer, host: str) -> None:
-    """Let the agent start at the host's boots from now on."""
-    layer.enable(unit_of(host), template="trilun-agent@.service")
-
-
-def controller_config(name: str, peers: list[str], setting: Setting) -> str:
+def controller_config(name: str, peers: list[str], target: str) -> str:
     """`/etc/trilun/NAME.toml` of a controller."""
     address = CONTROLLERS[name]
     text = (
         f'node = "{name}"\n'
         f'[broker]\nhost = "{ADDRESSES[BROKER_HOST]}"\n'
-        f'[target]\nkind = "{setting.target}"\nlisten = ["{address}:3260"]\n'
+        f'[target]\nkind = "{target}"\nlisten = ["{address}:3260"]\n'
         f'[link]\nlisten = "{address}:7400"\n'
     )
     for peer in peers:
@@ -82,18 +113,23 @@ def controller_config(name: str, peers: list[str], setting: Setting) -> str:
     return text
 
 
-def agent_config(name: str, setting: Setting) -> str:
+def agent_config(name: str) -> str:
     """`/etc/trilun/NAME.toml` of a host agent."""
-    return (
+    text = (
         f'node = "{name}"\n'
         f'[broker]\nhost = "{ADDRESSES[BROKER_HOST]}"\n'
         '[attach]\nkind = "open-iscsi"\n'
-        f'[[data_set]]\nname = "{DATA_SET}"\npart = "{name}"\n'
-        f'filesystem = "{setting.filesystem}"\n'
-        'primary = "primary"\nfirst = "first"\nremote_pair = "demo-remote"\n'
-        'secondary = "secondary"\nsecond = "second"\nlocal_pair = "demo-local"\nthird = "third"\n'
-        f'host1 = "host1"\nhost2 = "host2"\nmountpoint = "{MOUNTPOINT}"\n'
     )
+    for data in map(DataSet, FILESYSTEMS):
+        text += (
+            f'[[data_set]]\nname = "{data.name}"\npart = "{name}"\n'
+            f'filesystem = "{data.filesystem}"\n'
+            f'primary = "primary"\nfirst = "{data.first}"\nremote_pair = "{data.remote}"\n'
+            f'secondary = "secondary"\nsecond = "{data.second}"\n'
+            f'local_pair = "{data.local}"\nthird = "{data.third}"\n'
+            f'host1 = "host1"\nhost2 = "host2"\nmountpoint = "{data.mountpoint}"\n'
+        )
+    return text
 
 
 def add_user(layer: Layer, name: str) -> None:

@@ -1,0 +1,93 @@
+"""A data set in the lab: volumes, pairs, a file system made by host 1, agents that use it.
+
+Owns the steps that an operator takes once. Commands go by MQTT from the machine; the file system is
+made over the kernel's own initiator. Fails with LabError.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from deploy.labs.host import Host
+from deploy.labs.lab import Lab
+from deploy.labs.problem import LabError
+from deploy.labs.roles import DataSet, unit_of
+
+VOLUME_BYTES = 1 << 30
+MAKE = {"ext4": "mkfs.ext4 -q -F -E lazy_itable_init=0", "xfs": "mkfs.xfs -q -f"}
+IN_PAIR_WITHIN_S = 120.0
+MOUNTED_WITHIN_S = 60.0
+POLL_S = 0.2
+
+_LOGGED_IN = """
+target={target} portal={portal}
+iscsiadm -m node -T $target -p $portal -o new >&2
+iscsiadm -m node -T $target -p $portal -o update -n node.startup -v manual >&2
+iscsiadm -m node -T $target -p $portal --login >&2
+end() {{
+    sync
+    iscsiadm -m node -T $target -p $portal --logout >&2
+    iscsiadm -m node -T $target -p $portal -o delete >&2
+}}
+trap end EXIT
+i=0
+while ! disk=$(ls /sys/class/iscsi_session/*/device/target*/*:*:*:{lun}/block 2>/dev/null); do
+    i=$((i + 1)); [ $i -lt 300 ] || {{ echo "no disk appeared" >&2; exit 1; }}
+    sleep 0.1
+done
+disk=/dev/$disk
+{script}
+"""
+
+
+def logged_in(lab: Lab, host: Host, volume: str, script: str, timeout_s: float = 120.0) -> str:
+    """Run a shell script on a host with `$disk`, a volume attached by the kernel's initiator.
+
+    The host must not have other sessions.
+    """
+    info = lab.trilun("volume", "show", volume)
+    whole = _LOGGED_IN.format(
+        target=info["target"], portal=info["portals"][0], lun=info["lun"], script=script
+    )
+    return host.shell(whole, timeout_s=timeout_s).text
+
+
+def make(lab: Lab, data: DataSet, size_bytes: int = VOLUME_BYTES) -> None:
+    """Make it, in PAIR and mounted."""
+    host1 = lab.host("host1")
+    host1.run("systemctl", "stop", unit_of("host1"), timeout_s=60)
+    first = f"primary/{data.first}"
+    for volume in (first, f"secondary/{data.second}", f"secondary/{data.third}"):
+        lab.trilun("volume", "create", volume, str(size_bytes))
+    logged_in(lab, host1, first, f"{MAKE[data.filesystem]} $disk")
+    lab.trilun("pair", "create", data.remote, first, f"secondary/{data.second}")
+    wait_pair(lab, data.remote)
+    lab.trilun("pair", "create", data.local, f"secondary/{data.second}", f"secondary/{data.third}")
+    wait_pair(lab, data.local)
+    host1.run("systemctl", "start", unit_of("host1"), timeout_s=60)
+    wait_mounted(lab, data)
+
+
+def wait_pair(lab: Lab, pair: str, within_s: float = IN_PAIR_WITHIN_S) -> None:
+    """Wait for PAIR; LabError says what it was in instead."""
+    lab.trilun("pair", "wait", pair, "PAIR", "--timeout", str(within_s))
+
+
+def wait_mounted(lab: Lab, data: DataSet) -> None:
+    """Wait until host 1 has the file system."""
+    host1 = lab.host("host1")
+    wait_for(
+        lambda: host1.run("mountpoint", "-q", data.mountpoint, check=False).code == 0,
+        f"host1 to mount {data.mountpoint}",
+        MOUNTED_WITHIN_S,
+    )
+
+
+def wait_for(condition: Callable[[], bool], what: str, within_s: float = 60.0) -> None:
+    """Wait for a condition; LabError when it does not come."""
+    deadline_s = time.monotonic() + within_s
+    while not condition():
+        if time.monotonic() > deadline_s:
+            raise LabError(f"waited {within_s:.0f} s for {what}")
+        time.sleep(POLL_S)

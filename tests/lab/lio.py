@@ -1,0 +1,167 @@
+"""Files served through a lab host's own kernel, and an initiator on the same host."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deploy.labs.host import Host
+
+ROOT = Path(__file__).parents[2]
+PYTHON = ROOT / ".venv/bin/python"
+UNIT = "lio-files"
+NODE = "files"
+IQN = "iqn.2026-11.io.trilun:files.f0"
+TARGETS = "/sys/kernel/config/target"
+
+
+def until(true: Callable[[], bool], what: str, within_s: float = 40.0) -> None:
+    """Wait for a condition on a host."""
+    deadline_s = time.monotonic() + within_s
+    while not true():
+        assert time.monotonic() < deadline_s, f"not within {within_s:g} s: {what}"
+        time.sleep(0.1)
+
+
+@dataclass
+class Files:
+    """`python -m targets.lio` as a unit of the host's systemd."""
+
+    host: Host
+    files: list[str] = field(default_factory=lambda: ["/root/f0"])
+    options: list[str] = field(default_factory=list)
+    unit: str = UNIT
+
+    def prepare(self, size: str = "64M") -> None:
+        """Make empty files, and what the initiator needs."""
+        self.host.shell("modprobe -a iscsi_tcp sd_mod; systemctl start iscsid")
+        for path in self.files:
+            self.host.shell(f"rm -f {path}; truncate -s {size} {path}")
+
+    def start(self) -> None:
+        """Start; returns when it is ready, or has ended."""
+        command = [str(PYTHON), "-m", "targets.lio", "--verbose", *self.options]
+        for path in self.files:
+            command += ["--file", path]
+        self.host.shell(
+            f"systemctl reset-failed {self.unit} 2>/dev/null || true\n"
+            f"systemd-run -q --unit={self.unit} -p WorkingDirectory={ROOT} {shlex.join(command)}"
+        )
+        until(lambda: self.said("ready") or not self.active, "files are served")
+
+    def stop(self) -> None:
+        """A clean stop."""
+        self.host.run("systemctl", "stop", self.unit, check=False)
+
+    def kill(self) -> None:
+        """SIGKILL; returns when the process has gone."""
+        self.host.run("systemctl", "kill", "-s", "KILL", self.unit)
+        until(lambda: not self.active, "the killed process has gone")
+
+    @property
+    def active(self) -> bool:
+        return (
+            self.host.run("systemctl", "is-active", self.unit, check=False).text != "inactive"
+            and self.host.run("systemctl", "is-failed", self.unit, check=False).text != "failed"
+        )
+
+    @property
+    def log(self) -> str:
+        """What it said in its latest life."""
+        invocation = self.host.run(
+            "systemctl", "show", "-P", "InvocationID", self.unit, check=False
+        ).text
+        if not invocation:
+            return self.host.run("journalctl", "-o", "cat", "-u", self.unit, check=False).text
+        match = f"_SYSTEMD_INVOCATION_ID={invocation}"
+        return self.host.run("journalctl", "-o", "cat", match, check=False).text
+
+    def said(self, words: str) -> bool:
+        return words in self.log
+
+
+def log_in(host: Host, iqn: str = IQN, address: str = "127.0.0.1") -> str:
+    """Log in; the disk's device node."""
+    host.run("iscsiadm", "-m", "discovery", "-t", "st", "-p", address)
+    host.run("iscsiadm", "-m", "node", "-T", iqn, "-p", address, "-l")
+    link = f"/dev/disk/by-path/ip-{address}:3260-iscsi-{iqn}-lun-0"
+    until(lambda: host.run("test", "-b", link, check=False).code == 0, f"{link} is there")
+    return host.run("readlink", "-f", link).text
+
+
+def log_out(host: Host) -> None:
+    """End all sessions and forget all targets."""
+    host.run("iscsiadm", "-m", "node", "-u", check=False)
+    host.run("iscsiadm", "-m", "node", "-o", "delete", check=False)
+
+
+@dataclass
+class Load:
+    """fio, writing and verifying what it wrote."""
+
+    host: Host
+    disk: str
+    seconds: int
+    unit: str = "fio-verify"
+
+    def start(self) -> None:
+        command = (
+            f"fio --name=v --filename={self.disk} --size=48M --direct=1 --rw=randwrite --bs=4k "
+            "--iodepth=16 --ioengine=libaio --verify=crc32c --verify_backlog=64 --verify_fatal=1 "
+            f"--time_based --runtime={self.seconds}"
+        )
+        self.host.shell(
+            f"systemctl reset-failed {self.unit} 2>/dev/null || true\n"
+            f"systemd-run -q --unit={self.unit} -p RemainAfterExit=yes {command}"
+        )
+        until(lambda: self.written > 0, "fio writes")
+
+    @property
+    def written(self) -> int:
+        """Sectors written to the disk."""
+        name = Path(self.disk).name
+        return int(self.host.run("cat", f"/sys/block/{name}/stat").text.split()[6])
+
+    def goes_on(self) -> None:
+        """Return when more was written."""
+        now = self.written
+        until(lambda: self.written > now + 64, "fio goes on writing")
+
+    def ends_well(self) -> None:
+        """No write failed, and what was read back is what was written."""
+        show = ("systemctl", "show", "-P", "SubState", self.unit)
+        until(
+            lambda: self.host.run(*show).text in {"exited", "failed"},
+            "fio ends",
+            within_s=self.seconds + 60,
+        )
+        state = self.host.run(*show).text
+        log = self.host.run("journalctl", "-o", "cat", "-u", self.unit).text
+        self.host.run("systemctl", "stop", self.unit, check=False)
+        assert state == "exited", log
+        errors = self.host.shell("dmesg | grep -E 'I/O error|rejecting I/O' || true").text
+        assert not errors
+
+
+def configuration(host: Host, *without: str) -> str:
+    """All of the kernel's target configuration as text, but for counters and some paths."""
+    script = (
+        f"cd {TARGETS}\n"
+        "find . \\( -name statistics -o -name fabric_statistics \\) -prune -o -type l "
+        "-printf '%p -> %l\\n' -o -type d -printf '%p/\\n' -o -type f -perm -u+r -print | sort "
+        "| while read -r line; do\n"
+        '  echo "$line"; [ -f "$line" ] && { cat "$line" 2>&1 || true; }\n'
+        "done || true"
+    )
+    lines = host.shell(script).stdout.decode(errors="replace").replace("\0", "")
+    kept: list[str] = []
+    skip = False
+    for line in lines.splitlines():
+        if line.startswith("./"):
+            skip = any(each in line for each in without)
+        if not skip:
+            kept.append(line)
+    return "\n".join(kept)
