@@ -40,7 +40,8 @@ def test_a_file_system_comes_back_as_it_was_written(files: Files) -> None:
     files.start()
     disk = log_in(host)
     again = host.shell(
-        f"fsck.ext4 -nf {disk} >/dev/null; mount -o ro {disk} /mnt; sha256sum < /mnt/data; umount /mnt"
+        f"fsck.ext4 -nf {disk} >/dev/null; mount -o ro {disk} /mnt\n"
+        "sha256sum < /mnt/data; umount /mnt"
     )
     assert again.text == made.text
     # And the file itself holds it.
@@ -144,9 +145,10 @@ def test_what_others_have_configured_stays_as_it_is(files: Files) -> None:
             for iqn in {other} iqn.2026-11.io.trilun:files2.f0; do
                 rmdir iscsi/$iqn/tpgt_1/acls/*
                 rm iscsi/$iqn/tpgt_1/lun/lun_0/l
-                rmdir iscsi/$iqn/tpgt_1/lun/lun_0 iscsi/$iqn/tpgt_1/np/* iscsi/$iqn/tpgt_1 iscsi/$iqn
+                rmdir iscsi/$iqn/tpgt_1/lun/lun_0 iscsi/$iqn/tpgt_1/np/*
+                rmdir iscsi/$iqn/tpgt_1 iscsi/$iqn
             done
-            rmdir core/fileio_0/* core/fileio_0 core/user_3/* core/user_3"""
+            rmdir core/fileio_0/trilun-files@x core/fileio_0 core/user_3/other core/user_3"""
         )
 
 
