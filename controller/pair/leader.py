@@ -278,7 +278,7 @@ class Leader:
         side.bitmap.clear_all()
         side.doubt = None
         record.goal = "mirror"
-        side.volume.state.consistent = True
+        side.volume.state.consistent = side.replaced = True
         side.volume.state.generation = record.current
         await owner.save()
         owner.talk.still(channel)
@@ -288,8 +288,6 @@ class Leader:
         owner.talk.send(msg.Finished())
         side.lead()
         owner.set_state(PairState.PAIR)
-        # In the very step that lets hosts in again: none may read on from its cache (L12).
-        owner.services.data_replaced(side)
         await owner.save()
         owner.services.in_sync(side)
 

@@ -30,6 +30,7 @@ from controller.pair.side import PairSide
 from controller.pair.standing import name_the_victim, report_of, split_brain
 from controller.pair.table import Answer, Command, Event, after, answer
 from controller.volume.store import StoreError, finished
+from targets.lun import Access
 
 log = logging.getLogger(__name__)
 
@@ -264,6 +265,10 @@ class PairOwner:
         self.record.reason = reason
         self.record.next_step = next_step
         self.side.volume.update_access()
+        if self.side.replaced and self.side.volume.access is not Access.NOT_READY:
+            # In the very step that lets hosts in again: none may read on from its cache (L12).
+            self.side.replaced = False
+            self.services.data_replaced(self.side)
         self.services.changed(self.side)
 
     def _move(self, event: Event, reason: str, next_step: str = "") -> None:

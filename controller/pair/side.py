@@ -75,6 +75,8 @@ class PairSide:
         """The other side is known not to take writes for this pair (fence level status)."""
         self.doubt: DirtyBitmap | None = None
         """What is marked only because a crash, of this side or the other, may have changed it."""
+        self.replaced = False
+        """A copy back has ended, and hosts have not been told that the data is another one."""
         self.copier: Copier | None = None
         self.verifier: Verifier | None = None
         """The last comparison, or the one that runs."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from controller.api import messages as m
 from controller.api.codes import Code, Verdict
-from targets.lun import LunError, UnitAttention
+from controller.volume.store import StoreDone
+from targets.lun import Access, LunError, UnitAttention
 from tests.integration.pairs.states import (
     BLOCK,
     REVERSE,
@@ -103,6 +107,43 @@ async def test_a_reverse_copy_waits_for_nobody_to_use_its_target(tmp_path: Path)
         iqn = a.node.volumes.get("first").iqn
         assert [each[0] for each in a.exporter.attentions] == [iqn]
         assert isinstance(a.exporter.attentions[0][1], UnitAttention)
+
+
+async def test_hosts_are_told_of_new_data_also_where_the_link_goes_at_the_very_end(
+    tmp_path: Path,
+) -> None:
+    """Law L12: the copy back is whole, and the link breaks while that is written down."""
+    async with two_nodes(tmp_path) as (a, b):
+        await in_sync(a, b)
+        await a.do("pair.split", m.PairSplit(name="remote", writable=True))
+        await write(b.volume("second"), 0, b"2" * BLOCK)
+        first = a.volume("first")
+        commit = a.node.catalogue._ring.commit
+        record = a.node.pairs.get("remote").record
+        held: list[Callable[[], None]] = []
+
+        def hold(payload: bytes, done: StoreDone) -> None:
+            if record.state is S.RCPY and record.goal == "mirror":
+                held.append(partial(commit, payload, done))
+            else:
+                commit(payload, done)
+
+        reverse = m.PairResync(name="remote", direction=REVERSE, force=True)
+        a.node.catalogue._ring.commit = hold  # type: ignore[method-assign]
+        command = asyncio.create_task(a.do("pair.resync", reverse))
+        await eventually(lambda: bool(held))
+        channel = a.node.pairs.get("remote").side.channel
+        assert channel is not None
+        a.cut_link()
+        await eventually(lambda: not channel.alive)
+        await eventually(lambda: first.access is Access.READ_WRITE)
+        told = list(a.exporter.attentions)
+        a.node.catalogue._ring.commit = commit  # type: ignore[method-assign]
+        held[0]()
+        assert told == [(a.node.volumes.get("first").iqn, UnitAttention.DATA_CHANGED)]
+        await asyncio.wait([command])
+        await a.until("remote", S.PAIR)
+        assert len(a.exporter.attentions) == 1, "once is enough"
 
 
 async def test_the_third_is_kept_while_the_second_is_made_consistent(tmp_path: Path) -> None:
