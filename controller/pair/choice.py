@@ -48,6 +48,8 @@ def choose(
             f"trilun pair resync {record.name}",
         )
     if asked is None and full and by_itself.rule in (Rule.FULL_COPY, Rule.UNRELATED):
+        if theirs.current != theirs.baseline:
+            raise _direction_needed(record, "the S-VOL was written since they parted", " --full")
         asked = Direction.FORWARD
     decision = decide(mine, theirs, asked, full=full)
     if decision.how is How.REFUSE:
@@ -57,13 +59,17 @@ def choose(
             _next_step(record, decision.rule),
         )
     if asked is None and decision.direction is Direction.REVERSE:
-        raise RejectedError(
-            Code.DIRECTION_NEEDED,
-            f"'{record.name}': only the S-VOL was written since they parted",
-            f"keep that: trilun pair resync {record.name} --reverse; "
-            f"or discard it: trilun pair resync {record.name} --forward",
-        )
+        raise _direction_needed(record, "only the S-VOL was written since they parted")
     return decision
+
+
+def _direction_needed(record: PairRecord, why: str, option: str = "") -> RejectedError:
+    return RejectedError(
+        Code.DIRECTION_NEEDED,
+        f"'{record.name}': {why}",
+        f"keep that: trilun pair resync {record.name} --reverse{option}; "
+        f"or discard it: trilun pair resync {record.name} --forward{option}",
+    )
 
 
 def _check_health(side: PairSide) -> None:
