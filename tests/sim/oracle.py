@@ -139,8 +139,6 @@ class Oracle:
         if old is not volume.access:
             self.event(f"{machine.name}/{volume.name} is {volume.access.value} to hosts")
         s_record = next((r for r in records if r.role is Role.S_VOL), None)
-        if old is Access.READ_WRITE and volume.access is not old and s_record is not None:
-            self._overwritten(key, tracked, records, Role.S_VOL)
         tracked.followed |= s_record is not None and volume.access is not Access.READ_WRITE
         if volume.access is Access.READ_WRITE and old is not volume.access:
             self._opened(machine, key, tracked, records)
@@ -155,6 +153,11 @@ class Oracle:
                 }
             if self.states.get((record.id, record.role)) is not record.state:
                 self.states[record.id, record.role] = record.state
+                if record.role is Role.S_VOL and record.state is PairState.COPY:
+                    self._overwritten(key, tracked, records, Role.S_VOL)
+                elif record.role is Role.S_VOL and record.state is PairState.PAIR:
+                    # What its hosts wrote was given up, or is on the P-VOL as well.
+                    tracked.written = False
                 self.on_state(record)
         self._point_in_time(machine, volume, tracked, records, copied_back=was_copied_back)
 
