@@ -45,6 +45,7 @@ from controller.volume.slots import CorruptError
 from controller.volume.store import StoreError
 from controller.volume.superblock import IntentSettings
 from targets.iscsi.chap import ChapCredentials
+from targets.lio.loop import DirectLoop
 from targets.lio.probe import LioUnavailableError
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -210,7 +211,10 @@ def main() -> None:
         return
     set_up_logging(config.log.level, config.log.format)
     try:
-        asyncio.run(run(config))
+        # The embedded target's sockets gain nothing from a loop that serves devices.
+        loop_factory = None if config.target.kind == "embedded" else DirectLoop
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(run(config))
     except _UNFIT as error:
         log.error("controller can't run", reason=str(error))  # noqa: TRY400
         sys.exit(1)

@@ -18,6 +18,7 @@ import time
 
 from targets.iscsi.filelun import FileLun
 from targets.lio.layout import TcmuError
+from targets.lio.loop import DirectLoop
 from targets.lio.target import LioError, LioSettings, LioTarget
 from targets.lio.wanted import (
     BACKSTORE_PREFIX,
@@ -100,7 +101,8 @@ def main() -> int:
         format="%(asctime)s %(levelname)s %(message)s",
     )
     try:
-        asyncio.run(_serve(options))
+        with asyncio.Runner(loop_factory=DirectLoop) as runner:
+            runner.run(_serve(options))
     except (OSError, TcmuError, LioError, WantedError) as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -49,47 +49,52 @@ class AddressWatch:
 
     async def start(self) -> None:
         """Ask once, and watch from then on."""
-        socket = AsyncIPRoute()
+        await self._open()
         try:
-            await socket.bind(groups=_GROUPS)
-            self.present = await self._ask(socket)
+            self.present = await self._ask()
         except BaseException:
-            socket.close()
+            self._socket.close()
             raise
-        self._task = asyncio.create_task(self._watch(socket), name="portal addresses")
+        self._task = asyncio.create_task(self._watch(), name="portal addresses")
 
     async def close(self) -> None:
         """Stop watching."""
-        if self._task is not None:
-            self._task.cancel()
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+                await task
+            self._socket.close()
 
-    async def _ask(self, socket: AsyncIPRoute) -> frozenset[str]:
+    async def _open(self) -> None:
+        self._socket = AsyncIPRoute()
+        try:
+            await self._socket.bind(groups=_GROUPS)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    async def _ask(self) -> frozenset[str]:
         found = self._hosts & WILDCARDS
         for host in sorted(self._hosts - found):
             try:
-                for route in await socket.route("get", dst=host):
+                for route in await self._socket.route("get", dst=host):
                     if route["type"] == _LOCAL:
                         found |= {host}
             except NetlinkError:  # no route at all
                 continue
         return found
 
-    async def _watch(self, socket: AsyncIPRoute) -> None:
+    async def _watch(self) -> None:
         while True:
             try:
-                async for _ in socket.get():
+                async for _ in self._socket.get():
                     break
                 await asyncio.sleep(_SETTLE_S)
-                socket.close()
                 # A new socket: what came meanwhile is in the answer already.
-                socket = AsyncIPRoute()
-                await socket.bind(groups=_GROUPS)
-                present = await self._ask(socket)
-            except asyncio.CancelledError:
-                socket.close()
-                raise
+                self._socket.close()
+                await self._open()
+                present = await self._ask()
             except Exception as error:  # noqa: BLE001 - the library raises what it likes
                 log.warning("can't watch the portals' addresses: %s", error)
                 await asyncio.sleep(_RETRY_S)

@@ -77,49 +77,50 @@ class DeviceEvents:
 
     async def start(self) -> None:
         """Listen; from its return on every event is heard. Raises OSError without the family."""
-        socket = await self._open()
-        self._task = asyncio.create_task(self._listen(socket), name="tcmu events")
+        await self._open()
+        self._task = asyncio.create_task(self._listen(), name="tcmu events")
 
     async def close(self) -> None:
         """Stop listening."""
-        if self._task is not None:
-            self._task.cancel()
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+                await task
+            self._socket.close()
 
-    async def _open(self) -> AsyncGenericNetlinkSocket:
-        socket = AsyncGenericNetlinkSocket()
+    async def _open(self) -> None:
+        self._socket = AsyncGenericNetlinkSocket()
         try:
-            await socket.bind(FAMILY, TcmuMessage)
-            socket.add_membership(GROUP)
+            await self._socket.bind(FAMILY, TcmuMessage)
+            self._socket.add_membership(GROUP)
         except BaseException:
-            socket.close()
+            self._socket.close()
             raise
-        return socket
 
-    async def _listen(self, socket: AsyncGenericNetlinkSocket) -> None:
+    async def _listen(self) -> None:
         while True:
             try:
-                await self._hear(socket)
+                async for message in self._socket.get():
+                    event = decode(message)
+                    if event is not None:
+                        self._heard(event)
             except Exception as error:  # noqa: BLE001 - the library raises what it likes
                 log.warning("events of TCMU devices were lost: %s", error)
-            finally:
-                socket.close()
-            while True:
-                await asyncio.sleep(_RETRY_S)
-                try:
-                    socket = await self._open()
-                    break
-                except Exception as error:  # noqa: BLE001 - as above
-                    log.warning("can't listen to events of TCMU devices: %s", error)
-            self._heard(None)
+                await self._again()
+                self._heard(None)
 
-    async def _hear(self, socket: AsyncGenericNetlinkSocket) -> None:
+    async def _again(self) -> None:
+        """Listen anew, as soon as that can be done."""
+        self._socket.close()
         while True:
-            async for message in socket.get():
-                event = decode(message)
-                if event is not None:
-                    self._heard(event)
+            await asyncio.sleep(_RETRY_S)
+            try:
+                await self._open()
+            except Exception as error:  # noqa: BLE001 - as above
+                log.warning("can't listen to events of TCMU devices: %s", error)
+            else:
+                return
 
 
 def decode(message: TcmuMessage) -> DeviceEvent | None:

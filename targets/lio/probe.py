@@ -76,6 +76,8 @@ def _load(module: str) -> None:
         modprobe(module)
     except (RTSLibError, OSError) as error:
         why = " ".join(str(error).split()) or "modprobe failed"
+        if isinstance(error, FileNotFoundError):  # /proc/modules
+            why = "this kernel loads no modules"
         step = (
             "install a kernel that has it" if os.geteuid() == 0 else f"as root: modprobe {module}"
         )

@@ -4,16 +4,19 @@ Owns one open uio device, its ring and their place on the loop. A shell: reads a
 not touch configfs. Fails by calling `lost` once with the reason; the owner stops it then.
 
 What is in the ring is taken in the call in which the loop says that it is readable, and answers
-that are ready by its end cost one poke. Later ones are collected until the loop's next turn.
+that are ready by its end cost one poke. Later ones are collected until the loop's next turn. On a
+`DirectLoop` the call comes out of the wait itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from select import EPOLLIN
 
 from targets.lio.device import RingDevice
 from targets.lio.layout import TcmuError
+from targets.lio.loop import DirectLoop
 from targets.lio.ring import Ring
 from targets.lio.takeover import Fate
 from targets.lio.uio import UioDevice
@@ -45,21 +48,40 @@ class Serving:
         ring = Ring(uio.area, self._wake)
         self._device = RingDevice(ring, server, dict(fates or {}))
         self._ring = ring
-        self._loop.add_reader(uio.fd, self._readable)
+        if isinstance(self._loop, DirectLoop):
+            self._loop.serve(uio.fd, self._announced)
+        else:
+            self._loop.add_reader(uio.fd, self._readable)
         # The kernel may have announced what is there to the predecessor.
-        self._loop.call_soon(self._readable)
+        self._loop.call_soon(self.look)
 
     @property
     def pending(self) -> int:
         """Commands that are under way."""
         return len(self._ring.pending)
 
+    def look(self) -> None:
+        """Look whether the device is there, and for commands that nobody has announced."""
+        if not self._ring.detached:
+            self._readable()
+
     def _readable(self) -> None:
-        if self._ring.detached:
-            return
-        self._running = True
         try:
             self.uio.clear()
+        except OSError as error:
+            self._fail(error)
+        else:
+            self._run()
+
+    def _announced(self, events: int) -> None:
+        if events & ~EPOLLIN:
+            self._readable()
+        else:
+            self._run()
+
+    def _run(self) -> None:
+        self._running = True
+        try:
             self._device.run()
             if self._ring.poke_due:
                 self._ring.poked()
@@ -87,15 +109,21 @@ class Serving:
         except OSError as error:
             self._fail(error)
 
+    def _unwatch(self) -> None:
+        if isinstance(self._loop, DirectLoop):
+            self._loop.unserve(self.uio.fd)
+        else:
+            self._loop.remove_reader(self.uio.fd)
+
     def _fail(self, error: Exception) -> None:
-        self._loop.remove_reader(self.uio.fd)
+        self._unwatch()
         lost, self._lost = self._lost, None
         if lost is not None:
             self._loop.call_soon(lost, str(error))
 
     async def drain(self) -> None:
         """Return when nothing is under way; for a device that gets no new commands."""
-        self._readable()
+        self.look()
         while self._ring.pending and self._lost is not None:
             self._drained.clear()
             await self._drained.wait()
@@ -107,7 +135,7 @@ class Serving:
         Commands that run still write into the mapping, so it is kept until they have ended.
         """
         self._lost = None
-        self._loop.remove_reader(self.uio.fd)
+        self._unwatch()
         self._poke()
         self._drained.clear()
         self._device.close()

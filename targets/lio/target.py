@@ -23,7 +23,7 @@ from targets.lio import probe
 from targets.lio.addresses import AddressWatch
 from targets.lio.configfs import Folder, Operation
 from targets.lio.devices import Devices
-from targets.lio.events import DeviceEvent, DeviceEvents
+from targets.lio.events import DeviceEvent, DeviceEvents, Happening
 from targets.lio.layout import TcmuError
 from targets.lio.offered import (
     ATTRIBUTES,
@@ -210,8 +210,13 @@ class LioTarget:
 
     def _heard(self, event: DeviceEvent | None) -> None:
         prefix = self._settings.owner.backstore_prefix
-        if event is None or f"/{prefix}" in event.device:
-            self._wake()
+        if event is not None and f"/{prefix}" not in event.device:
+            return
+        if event is None or event.happening is Happening.REMOVED:
+            for offered in self._offers.values():
+                if offered.serving is not None:
+                    offered.serving.look()
+        self._wake()
 
     async def _next_pass(self) -> None:
         """Return at the end of a pass that began after this call."""

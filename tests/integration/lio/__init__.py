@@ -1,0 +1,1 @@
+"""The kernel's target where it can't be had, and its units."""

@@ -1,0 +1,49 @@
+"""Which addresses are here, and when that changes: asked of this machine's kernel."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+from targets.lio.addresses import AddressWatch
+
+ADDRESS = "198.51.100.77"  # RFC 5737: documentation, so nobody's
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not true():  # noqa: ASYNC110 - nobody tells, that is what is tested
+            await asyncio.sleep(0.02)
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", "addr", *arguments, f"{ADDRESS}/32", "dev", "lo"], check=True)
+
+
+async def test_loopback_and_wildcards_are_here_and_others_not() -> None:
+    watch = AddressWatch(["127.0.0.1", "127.1.2.3", "0.0.0.0", ADDRESS], lambda: None)
+    await watch.start()
+    await watch.close()
+    assert watch.present == {"127.0.0.1", "127.1.2.3", "0.0.0.0"}
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="adding an address needs root")
+async def test_an_address_comes_and_goes() -> None:
+    changes: list[frozenset[str]] = []
+    watch = AddressWatch([ADDRESS], lambda: changes.append(watch.present))
+    await watch.start()
+    try:
+        assert watch.present == set()
+        ip("add")
+        try:
+            await until(lambda: changes == [{ADDRESS}])
+        finally:
+            ip("del")
+        await until(lambda: changes == [{ADDRESS}, frozenset()])
+    finally:
+        await watch.close()

@@ -1,0 +1,44 @@
+"""What a controller with the kernel's target adds to its unit is accepted, and stays tight."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SYSTEMD = Path(__file__).resolve().parents[3] / "systemd"
+EXPOSURE = 1.7
+"""The embedded target's sandbox (1.5 at most), /dev/uio*, netlink, and one capability."""
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed (systemd)"
+)
+
+
+@pytest.fixture
+def unit(tmp_path: Path) -> Path:
+    text = (SYSTEMD / "trilund@.service").read_text(encoding="utf-8")
+    unit = tmp_path / "trilund@ctl1.service"
+    unit.write_text(re.sub(r"/opt/trilun/bin/\S+", "/bin/true", text), encoding="utf-8")
+    drop_in = tmp_path / "trilund@ctl1.service.d/lio.conf"
+    drop_in.parent.mkdir()
+    shutil.copy(SYSTEMD / "lio/trilund.conf", drop_in)
+    return unit
+
+
+def test_systemd_accepts_it(unit: Path) -> None:
+    command = ["systemd-analyze", "verify", "--man=no", str(unit)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert not [line for line in result.stderr.splitlines() if "lio.conf" in line]
+
+
+def test_its_sandbox_is_tight(unit: Path) -> None:
+    command = ["systemd-analyze", "security", "--offline=yes", "--no-pager", str(unit)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = re.search(r"exposure level for \S+: ([\d.]+)", result.stdout)
+    assert found, result.stdout + result.stderr
+    assert float(found.group(1)) <= EXPOSURE

@@ -1,0 +1,125 @@
+"""A controller with `[target] kind = "lio"` under systemd, in its sandbox, on a lab host."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.labs.host import Host
+from tests.lab.lio import ROOT, TARGETS, Load, log_in, log_out, until
+
+pytestmark = pytest.mark.lab
+
+UNIT = "trilund@ctl1"
+BIN = ROOT / ".venv/bin"
+SYSTEMD = ROOT / "systemd"
+IQN = "iqn.2026-11.io.trilun:ctl1.v"
+
+
+@dataclass
+class Controller:
+    host: Host
+
+    def install(self) -> None:
+        """As docs/configuration.md says, but for the place of the programs."""
+        unit = (SYSTEMD / "trilund@.service").read_text().replace("/opt/trilun/bin", str(BIN))
+        # The tree of a developer may lie in a home directory.
+        unit = unit.replace("ProtectHome=yes", "ProtectHome=read-only")
+        config = (
+            'node = "ctl1"\n[broker]\nhost = "127.0.0.1"\nport = 1884\n'
+            '[target]\nkind = "auto"\nlisten = ["127.0.0.1:3260"]\n'
+        )
+        self.put("/etc/systemd/system/trilund@.service", unit)
+        self.put(
+            f"/etc/systemd/system/{UNIT}.service.d/lio.conf",
+            (SYSTEMD / "lio/trilund.conf").read_text(),
+        )
+        self.put("/etc/trilun/ctl1.toml", config)
+        self.put("/root/broker.conf", "listener 1884 127.0.0.1\nallow_anonymous true\n")
+        modules = (SYSTEMD / "lio/modules-load.conf").read_text().splitlines()
+        names = " ".join(line for line in modules if not line.startswith("#"))
+        self.put("/run/tmpfiles.conf", (SYSTEMD / "lio/tmpfiles.conf").read_text())
+        self.host.shell(
+            f"modprobe -a {names} iscsi_tcp sd_mod; systemctl start iscsid\n"
+            "systemd-tmpfiles --create /run/tmpfiles.conf\n"
+            "id trilun >/dev/null 2>&1 || useradd --system --no-create-home trilun\n"
+            # A developer's interpreter may lie in a home directory, too: root's alone is closed.
+            "chmod o+x /root; systemctl daemon-reload\n"
+            "systemd-run -q --unit=broker mosquitto -c /root/broker.conf"
+        )
+
+    def put(self, path: str, text: str) -> None:
+        self.host.shell(f"mkdir -p {Path(path).parent}")
+        self.host.run("tee", path, stdin=text.encode())
+
+    def start(self) -> None:
+        """Type=notify: returns when volumes are exported."""
+        self.host.run("systemctl", "start", UNIT)
+
+    def trilun(self, *arguments: str, check: bool = True) -> dict[str, Any]:
+        command = [str(BIN / "trilun"), "--broker", "127.0.0.1:1884", "--json", *arguments]
+        text = self.host.run(*command, check=check).text
+        return dict(json.loads(text)) if text else {}
+
+    def log(self) -> str:
+        return self.host.run("journalctl", "-o", "cat", "-u", UNIT).text
+
+
+@pytest.fixture
+def controller(solo: Host) -> Iterator[Controller]:
+    made = Controller(solo)
+    made.install()
+    made.start()
+    yield made
+    log_out(solo)
+    solo.run("systemctl", "stop", UNIT, "broker", check=False)
+
+
+def test_a_volume_through_its_life(controller: Controller) -> None:
+    host = controller.host
+    assert "the kernel's target serves hosts" in controller.log()
+    controller.trilun("volume", "create", "ctl1/v", str(64 << 20))
+    disk = log_in(host, IQN)  # at once: the command ends when hosts can find it
+    serial = host.run("cat", f"/sys/block/{Path(disk).name}/device/wwid").text
+    info = controller.trilun("volume", "show", "ctl1/v")
+    assert re.sub("^naa.", "", serial) == info["naa"]
+
+    # Law L12 and deletion: who is logged in is known, and in the way.
+    until(lambda: bool(controller.trilun("volume", "show", "ctl1/v")["sessions"]), "a session")
+    before = host.shell(f"ls -R {TARGETS}/iscsi").text
+    refused = host.run(
+        str(BIN / "trilun"), "--broker", "127.0.0.1:1884", "volume", "delete", "ctl1/v",
+        check=False,
+    )  # fmt: skip
+    assert refused.code != 0
+    assert "is logged in" in (refused.stdout + refused.stderr).decode()
+    assert host.shell(f"ls -R {TARGETS}/iscsi").text == before
+
+    # Killed and started again by systemd, restarted by an operator: pauses.
+    load = Load(host, disk, seconds=30)
+    load.start()
+    load.goes_on()
+    host.run("systemctl", "kill", "-s", "KILL", UNIT)
+    load.goes_on()
+    host.run("systemctl", "restart", UNIT)
+    load.goes_on()
+    load.ends_well()
+
+    log_out(host)
+    controller.trilun("volume", "delete", "ctl1/v")
+    assert "trilun" not in host.shell(f"ls {TARGETS}/iscsi {TARGETS}/core").text
+    left = host.shell(f"ls {TARGETS}/core").text.split()
+    assert "user_747" not in left
+
+
+def test_it_says_what_serves_hosts(controller: Controller) -> None:
+    status = controller.host.run(
+        str(BIN / "trilun"), "--broker", "127.0.0.1:1884", "status"
+    ).stdout.decode()
+    assert "lio" in status
