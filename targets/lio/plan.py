@@ -116,7 +116,23 @@ class _Planner:
     # ------------------------------------------------------------------------ backstores
 
     def _ours(self) -> list[str]:
-        return self._names("iscsi", self.wanted.owner.iqn_prefix)
+        """Targets that are wanted, and leftovers: those of our name on nothing but our backstores.
+
+        Names of nodes may hold dots: `a.b`'s targets begin as those of a node `a` do.
+        """
+        wanted = {each.iqn for each in self.wanted.targets}
+        named = self._names("iscsi", self.wanted.owner.iqn_prefix)
+        return [iqn for iqn in named if iqn in wanted or self._is_leftover(iqn)]
+
+    def _is_leftover(self, iqn: str) -> bool:
+        target = self.tree.find(f"iscsi/{iqn}")
+        assert target is not None
+        links = [to for _, to in target.all_links() if to.startswith("core/")]
+        prefix = self.wanted.owner.backstore_prefix
+        return all(
+            hba.startswith("user_") and name.startswith(prefix)
+            for _, hba, name in (to.split("/", 2) for to in links)
+        )
 
     def _sort_backstores(self) -> None:
         """Find ours: to stay, to go, or held by others. The tree is as it was found."""
