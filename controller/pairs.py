@@ -179,8 +179,6 @@ class Pairs:
         except CorruptError as error:
             log.warning("pair %s: %s; everything is taken as dirty", record.name, error)
             bitmap.set_all()
-            # The header last: until it is right the file is read as all dirty.
-            await finished(bitmap_file.save)
             await bitmap_file.create()
 
     async def close_all(self) -> None:

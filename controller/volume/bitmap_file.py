@@ -1,9 +1,8 @@
 """A dirty bitmap's place on disk: a header block and one checksummed 4 KiB page for 126 MiB.
 
 Owns the bitmap file format (docs/formats.md, "Bitmap file"). Must not decide when a bit is set
-or cleared. A page that is torn or foreign is read as all dirty, which is safe; a header that is
-not ours raises CorruptError. A page that was never written is clean: bits are durable here
-before their extent leaves the write-intent log.
+or cleared. Every page is written when the file is made, so that one that is torn, foreign or gone
+is known for it, and read as all dirty; a header that is not ours raises CorruptError.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _PAGE = struct.Struct("<4sIQ16sI")
 """magic, reserved, page number, pair id, CRC32C of the fields before and the bits."""
 PAGE_HEADER_BYTES = 64
 SLOT_BYTES = PAGE_HEADER_BYTES + PAGE_BYTES
-_NEVER_WRITTEN = bytes(SLOT_BYTES)
+_PAGES_AT_ONCE = 128
 
 
 def file_bytes(blocks: int) -> int:
@@ -49,11 +48,9 @@ def encode_page(page: int, bits: int, pair_id: bytes) -> bytes:
 
 
 def decode_page(raw: memoryview, page: int, pair_id: bytes) -> int | None:
-    """The bits of a page; 0 for one never written, None for one that is torn or foreign."""
+    """The bits of a page; None for one that is torn, foreign or empty."""
     bare = bytes(raw[: _PAGE.size - 4])
     payload = bytes(raw[PAGE_HEADER_BYTES:SLOT_BYTES])
-    if bytes(raw[:SLOT_BYTES]) == _NEVER_WRITTEN:
-        return 0
     (checksum,) = struct.unpack_from("<I", raw, _PAGE.size - 4)
     expected = _PAGE.pack(_PAGE_MAGIC, 0, page, pair_id, 0)[:-4]
     if bare != expected or crc32c(payload, crc32c(bare)) != checksum:
@@ -75,31 +72,45 @@ class BitmapFile:
         self._failed: StoreError | None = None
 
     async def create(self) -> None:
-        """Write the header of a new file."""
-        raw = memoryview(encode_header(self._bitmap.blocks, self._pair_id))
-        await finished(lambda done: self._store.write(0, raw, done))
+        """Lay out a new file, or one that can't be read: the bitmap as it is now.
+
+        The header comes last. Until it is right the file is read as all dirty.
+        """
+        bitmap = self._bitmap
+        bitmap.changed.clear()
+        for first in range(0, bitmap.page_count, _PAGES_AT_ONCE):
+            pages = range(first, min(first + _PAGES_AT_ONCE, bitmap.page_count))
+            raw = b"".join(encode_page(page, bitmap.page(page), self._pair_id) for page in pages)
+            await self._write(SLOT_BYTES * (1 + first), raw)
         await finished(self._store.flush)
+        await self._write(0, encode_header(bitmap.blocks, self._pair_id))
+        await finished(self._store.flush)
+
+    async def _write(self, offset_bytes: int, raw: bytes) -> None:
+        await finished(lambda done: self._store.write(offset_bytes, memoryview(raw), done))
 
     async def load(self, on_corrupt: Callable[[int], None]) -> None:
         """Fill the bitmap; `on_corrupt` is told each page that had to be taken as all dirty."""
-        raw = memoryview(bytearray(SLOT_BYTES))
-        await finished(lambda done: self._store.read(0, raw, done))
-        if bytes(raw) != encode_header(self._bitmap.blocks, self._pair_id):
+        bitmap = self._bitmap
+        if bytes(await self._read(0, 1)) != encode_header(bitmap.blocks, self._pair_id):
             raise CorruptError("this is not the bitmap file of this pair and volume size")
-        at: int | None = SLOT_BYTES
-        while at is not None and (at := self._store.next_data(at)) is not None:
-            page = at // SLOT_BYTES - 1
-            if page >= self._bitmap.page_count:
-                break
-            offset_bytes = SLOT_BYTES * (1 + page)
-            await finished(lambda done, o=offset_bytes: self._store.read(o, raw, done))  # type: ignore[misc]
-            bits = decode_page(raw, page, self._pair_id)
-            if bits is None:
-                on_corrupt(page)
-                bits = (1 << PAGE_BITS) - 1
-            self._bitmap.merge_page(page, bits)
-            at = offset_bytes + SLOT_BYTES
-        self._bitmap.changed.clear()
+        for first in range(0, bitmap.page_count, _PAGES_AT_ONCE):
+            count = min(_PAGES_AT_ONCE, bitmap.page_count - first)
+            raw = await self._read(1 + first, count)
+            for page in range(first, first + count):
+                at = SLOT_BYTES * (page - first)
+                bits = decode_page(raw[at : at + SLOT_BYTES], page, self._pair_id)
+                if bits is None:
+                    on_corrupt(page)
+                    bits = (1 << PAGE_BITS) - 1
+                if bits:
+                    bitmap.merge_page(page, bits)
+        bitmap.changed.clear()
+
+    async def _read(self, first_slot: int, count: int) -> memoryview:
+        raw = memoryview(bytearray(SLOT_BYTES * count))
+        await finished(lambda done: self._store.read(SLOT_BYTES * first_slot, raw, done))
+        return raw
 
     def close(self) -> None:
         """Let go of the file."""
