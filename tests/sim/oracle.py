@@ -264,6 +264,9 @@ class Oracle:
         replaced = tracked.followed or (
             tracked.copied_back and (tracked.copied_into or self._copied_whole(machine, records))
         )
+        if tracked.copied_back and tracked.copied_into and not tracked.followed:
+            # The link went in the very end of a copy back.
+            self._owe_attention(machine, name)
         # A copy back that was refused before it began leaves what hosts wrote.
         tracked.copied_back = False
         if replaced:
