@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from deploy.bench_intent import measure_intent
+from deploy.bench_lio import measure_lio
+from deploy.labs.problem import LabError
 from deploy.pair import PATH, LocalPair, PairError, free_port
 from deploy.recovery import measure_recovery
 
@@ -159,6 +161,7 @@ MEASURES: dict[str, Callable[[Path], Mapping[str, object]]] = {
     "recovery": measure_recovery,
     "target": measure_target,
     "intent": measure_intent,
+    "lio": measure_lio,
 }
 
 
@@ -178,7 +181,7 @@ def main() -> int:
         directory = Path(tempfile.mkdtemp(prefix="trilun-bench-", dir="/var/tmp"))
         try:
             results[name] = MEASURES[name](directory)
-        except PairError as error:
+        except (PairError, LabError) as error:
             print(f"bench {name}: {error}", file=sys.stderr)
             return 1
         finally:

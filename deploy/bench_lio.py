@@ -2,7 +2,7 @@
 
 Owns the set-up, the load and the ratios. One lab host is target and initiator; all files lie on
 its one ext4 and fit its page cache; each case runs on all targets in turn, several rounds, in one
-boot. `python -m deploy.bench_lio --guest` is what runs on the host; it prints one JSON line.
+boot. `python -m deploy.bench_lio` is what runs on the host; it prints one JSON line.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.labs.one import one_host
-from deploy.labs.problem import LabError
 
 ROOT = Path(__file__).parents[1]
 CONFIGFS = Path("/sys/kernel/config/target")
@@ -57,7 +56,7 @@ CASES = tuple(
 
 def sh(script: str) -> str:
     """Run a script; CalledProcessError when it fails."""
-    done = subprocess.run(["sh", "-euc", script], check=True, capture_output=True, text=True)
+    done = subprocess.run(["/bin/sh", "-euc", script], check=True, capture_output=True, text=True)
     return done.stdout.strip()
 
 
@@ -107,7 +106,7 @@ def _targets() -> Iterator[dict[str, str]]:
     runner = None
     if RUNNER_HANDLER.exists():
         runner = subprocess.Popen(
-            ["tcmu-runner", "--tcmu-log-dir", "/run"],
+            ["/usr/bin/tcmu-runner", "--tcmu-log-dir", "/run"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -157,52 +156,45 @@ def guest(seconds: int, rounds: int, cases: tuple[Case, ...]) -> dict[str, dict[
     return rates
 
 
-def report(rates: dict[str, dict[str, list[float]]]) -> str:
-    """A table: medians, and ours as a ratio of each other's in the same round."""
-    lines = [f"{'':24}{'ours':>9}{'fileio':>9}{'ratio':>7}{'runner':>9}{'ratio':>7}"]
-    for name, found in rates.items():
-        line = f"{name:24}{statistics.median(found['ours']):9.0f}"
-        for other in ("fileio", "tcmu-runner"):
-            if other in found:
-                pairs = zip(found["ours"], found[other], strict=True)
-                ratio = statistics.median(a / b for a, b in pairs)
-                line += f"{statistics.median(found[other]):9.0f}{ratio:7.2f}"
-        lines.append(line)
-    return "\n".join(lines)
+def ratios(rates: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, float]]:
+    """Medians of the rounds, and of ours over each other's in the same round."""
+    table: dict[str, dict[str, float]] = {}
+    for case, found in rates.items():
+        ours = found["ours"]
+        row = table[case] = {"trilun": statistics.median(ours)}
+        for other in found.keys() - {"ours"}:
+            pairs = zip(ours, found[other], strict=True)
+            row[other] = statistics.median(found[other])
+            row[f"trilun/{other}"] = statistics.median(a / b for a, b in pairs)
+    return table
 
 
-def measure(seconds: int = ROUND_S, rounds: int = ROUNDS, only: str = "") -> str:
-    """Boot a host, run, and return its JSON."""
+def measure(seconds: int, rounds: int, only: str = "") -> dict[str, dict[str, float]]:
+    """Boot a host and run there; raises LabError."""
     with one_host("bench", memory_mib=MEMORY_MIB) as host:
         ran = host.channel.run(
-            str(ROOT / ".venv/bin/python"), "-m", "deploy.bench_lio", "--guest",
+            str(ROOT / ".venv/bin/python"), "-m", "deploy.bench_lio",
             "--seconds", str(seconds), "--rounds", str(rounds), "--only", only,
             timeout_s=1800, cwd=str(ROOT),
         )  # fmt: skip
-    return ran.text.splitlines()[-1]
+    return ratios(json.loads(ran.text.splitlines()[-1]))
 
 
-def main() -> int:
-    """Measure, or be the host that is measured."""
-    parser = argparse.ArgumentParser(prog="deploy/bench lio", description=__doc__)
-    parser.add_argument("--guest", action="store_true", help=argparse.SUPPRESS)
+def measure_lio(_directory: Path) -> dict[str, dict[str, float]]:
+    """Operations a second, all cases."""
+    return measure(ROUND_S, ROUNDS)
+
+
+def main() -> None:
+    """Be the host that is measured."""
+    parser = argparse.ArgumentParser(prog="python -m deploy.bench_lio", description=__doc__)
     parser.add_argument("--seconds", type=int, default=ROUND_S)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--only", default="", help="cases that begin with this")
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    if options.guest:
-        cases = tuple(each for each in CASES if each.name.startswith(options.only))
-        print(json.dumps(guest(options.seconds, options.rounds, cases)))
-        return 0
-    try:
-        text = measure(options.seconds, options.rounds, options.only)
-    except LabError as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 2
-    print(text if options.json else report(json.loads(text)))
-    return 0
+    cases = tuple(each for each in CASES if each.name.startswith(options.only))
+    print(json.dumps(guest(options.seconds, options.rounds, cases)))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

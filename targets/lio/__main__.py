@@ -2,8 +2,9 @@
 
 Owns the command line and the process's life. For tests and benchmarks on a machine with LIO.
 SIGTERM ends it as a controller ends: initiators wait for the next one. With `--forget` the
-kernel forgets the targets instead. SIGHUP looks for files that have grown. Fails with a message
-and exit code 1 when the kernel can't, or a file can't be opened.
+kernel forgets the targets instead. Without a file it makes the kernel forget all targets of a
+node at once, a controller's as well (`--node`), and ends. SIGHUP looks for files that have grown.
+Fails with a message and exit code 1 when the kernel can't, or a file can't be opened.
 """
 
 from __future__ import annotations
@@ -71,6 +72,9 @@ async def _serve(options: argparse.Namespace) -> None:
     for iqn in iqns:
         _say(f"serving {iqn}")
     _say("ready")
+    if not iqns:
+        await target.close()
+        return
     stop = asyncio.Event()
 
     def grow() -> None:

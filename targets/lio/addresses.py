@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from collections.abc import Callable, Iterable
 
 from pyroute2 import AsyncIPRoute
@@ -35,6 +36,26 @@ _LOCAL = 2
 _SETTLE_S = 0.2
 """Changes come in swarms: they are looked at together."""
 _RETRY_S = 1.0
+
+
+def listening_error(portal: str) -> OSError | None:
+    """Why nobody can listen at a portal (`host:port`, `[v6]:port`); None when one can.
+
+    The kernel's target says EINVAL for every reason that its own socket had.
+    """
+    host, _, port = portal.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            trial.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            trial.bind((host, int(port)))
+            trial.listen(1)
+        except OSError as error:
+            return error
+    return None
 
 
 class AddressWatch:

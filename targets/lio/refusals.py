@@ -16,12 +16,18 @@ _BACKSTORE = re.compile(r"core/[^/]+/[^/]+")
 _PORTAL = re.compile(r"iscsi/([^/]+)/tpgt_\d+/np/([^/]+)")
 
 
+def portal_of(operation: Operation) -> str | None:
+    """The portal that a step would make."""
+    found = _PORTAL.fullmatch(operation.path) if operation.kind is Kind.MAKE else None
+    return found[2] if found else None
+
+
 def blocked_by(operation: Operation) -> str:
     """The path beneath which nothing more may be done once `operation` was refused.
 
     A target whose CHAP could not be set must not be enabled. A portal stands for itself.
     """
-    if operation.kind is Kind.MAKE and _PORTAL.fullmatch(operation.path):
+    if portal_of(operation) is not None:
         return operation.path
     for pattern in (_TARGET, _BACKSTORE):
         found = pattern.match(operation.path)
@@ -32,9 +38,9 @@ def blocked_by(operation: Operation) -> str:
 
 def explain(operation: Operation, error: OSError) -> str:
     """One sentence and the next step."""
-    portal = _PORTAL.fullmatch(operation.path)
-    if portal and operation.kind is Kind.MAKE:
-        return _explain_portal(portal[2], error)
+    portal = portal_of(operation)
+    if portal is not None:
+        return _explain_portal(portal, error)
     path, number = operation.path, error.errno
     if operation.kind is Kind.MAKE and re.fullmatch(_TARGET, path):
         name = path.partition("/")[2]

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from targets.lio import probe
-from targets.lio.addresses import AddressWatch
+from targets.lio.addresses import AddressWatch, listening_error
 from targets.lio.configfs import Folder, Operation
 from targets.lio.devices import Devices
 from targets.lio.events import DeviceEvent, DeviceEvents, Happening
@@ -36,7 +36,7 @@ from targets.lio.offered import (
     wanted_of,
 )
 from targets.lio.plan import plan
-from targets.lio.refusals import blocked_by, explain
+from targets.lio.refusals import blocked_by, explain, portal_of
 from targets.lio.tree import CONFIGFS_TARGET, carry_out, read_tree
 from targets.lio.uio import uio_names
 from targets.lio.wanted import Chap, Ownership, Portal
@@ -349,4 +349,7 @@ class LioTarget:
                 await self._worker.run(repr(step), call, STEP_WITHIN_S)
             except OSError as error:
                 refused.add(blocked_by(step))
+                portal = portal_of(step)
+                if portal is not None:
+                    error = listening_error(portal) or error
                 self._found.append(explain(step, error))

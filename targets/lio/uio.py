@@ -59,8 +59,11 @@ class UioDevice:
             size = int((uio_class / node / "maps/map0/size").read_text(), 16)
             self.fd = os.open(dev / node, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
-            kind = UioBusyError if error.errno == errno.EBUSY else UioError
-            raise kind(f"/dev/{node}: {error.strerror}") from error
+            if error.errno == errno.EBUSY:
+                raise UioBusyError(
+                    f"another process has /dev/{node} open; stop the controller that runs already"
+                ) from error
+            raise UioError(f"/dev/{node}: {error.strerror}; look for it in dmesg") from error
         try:
             self._map = mmap.mmap(self.fd, size)
         except (OSError, ValueError) as error:

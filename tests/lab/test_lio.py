@@ -7,7 +7,18 @@ from collections.abc import Iterator
 import pytest
 
 from deploy.labs.host import Host
-from tests.lab.lio import IQN, TARGETS, Files, Load, configuration, log_in, log_out, until
+from tests.lab.lio import (
+    IQN,
+    PYTHON,
+    ROOT,
+    TARGETS,
+    Files,
+    Load,
+    configuration,
+    log_in,
+    log_out,
+    until,
+)
 
 pytestmark = pytest.mark.lab
 
@@ -160,7 +171,7 @@ def test_what_was_torn_down_behind_our_back_is_made_again(files: Files) -> None:
     host.shell(
         f"""cd {TARGETS}/iscsi/{IQN}
         echo 0 > tpgt_1/enable; rm tpgt_1/lun/lun_0/backstore; rmdir tpgt_1/lun/lun_0
-        rmdir tpgt_1/np/* tpgt_1 ../{IQN} {TARGETS}/core/user_747/*"""
+        rmdir tpgt_1/np/* tpgt_1 ../{IQN} {TARGETS}/core/user_747/trilun-files@f0"""
     )
     until(lambda: files.said("is lost"), "the loss is noticed")
 
@@ -205,3 +216,13 @@ def test_an_address_in_use_is_named_and_tried_again(files: Files) -> None:
     host.run("systemctl", "stop", "squatter")
     until(lambda: files.said("problems: none"), "the portal is there")
     log_in(host)
+
+
+def test_a_death_between_any_two_steps_is_survived(files: Files) -> None:
+    host = files.host
+    host.shell("modprobe -a target_core_user iscsi_target_mod")
+    before = configuration(host)
+    ran = host.channel.run(str(PYTHON), "-m", "tests.lab.lio_steps", cwd=str(ROOT), timeout_s=200)
+    assert int(ran.text.rpartition("=")[2]) > 60
+    # The kernel makes `iscsi` on demand; it stays.
+    assert configuration(host).replace("./iscsi/", "") == before.replace("./iscsi/", "")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import socket
 import subprocess
 from collections.abc import Callable
 
 import pytest
 
-from targets.lio.addresses import AddressWatch
+from targets.lio.addresses import AddressWatch, listening_error
 
 ADDRESS = "198.51.100.77"  # RFC 5737: documentation, so nobody's
 
@@ -29,6 +31,19 @@ async def test_loopback_and_wildcards_are_here_and_others_not() -> None:
     await watch.start()
     await watch.close()
     assert watch.present == {"127.0.0.1", "127.1.2.3", "0.0.0.0"}
+
+
+def test_why_nobody_can_listen() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        error = listening_error(f"127.0.0.1:{port}")
+        assert error is not None
+        assert error.errno == errno.EADDRINUSE
+    assert listening_error(f"127.0.0.1:{port}") is None
+    error = listening_error(f"{ADDRESS}:{port}")
+    assert error is not None
+    assert error.errno == errno.EADDRNOTAVAIL
+    assert listening_error(f"[::1]:{port}") is None
 
 
 @pytest.mark.root
