@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from controller.api.errors import RejectedError
 from controller.api.messages import PairState
 from controller.pair import messages as msg
 from controller.pair.standing import split_news
@@ -123,16 +124,20 @@ class Follower:
         owner.set_state(state)
         await owner.drained()
         owner.talk.still(channel)
+        refusal = ""
         if prepare.expected not in ("", record.current):
             # A host's write was waiting for its new generation when we closed the door.
+            refusal = _MOVED_ON
+        elif prepare.dirty_bytes or len(side.bitmap):
+            refusal = await self._guarded()
+            owner.talk.still(channel)
+        if refusal:
             record.goal = goal
             owner.set_state(before)
-            self._refuse(_MOVED_ON)
+            self._refuse(refusal)
             return
         record.halted = False
         if prepare.dirty_bytes or len(side.bitmap):
-            await owner.services.guard(side)
-            owner.talk.still(channel)
             side.volume.state.consistent = False
         record.agree(prepare.current)
         await owner.services.commit()
@@ -140,6 +145,14 @@ class Follower:
         side.follow()
         side.send_bitmap(channel)
         owner.talk.send(msg.Prepared(dirty_bytes=side.bitmap.dirty_bytes))
+
+    async def _guarded(self) -> str:
+        """Keep one consistent copy (law L7); why that can't be, or an empty text."""
+        try:
+            await self._owner.services.guard(self._side)
+        except RejectedError as error:
+            return error.message
+        return ""
 
     def _refuse(self, reason: str) -> None:
         self._owner.talk.send(msg.Refused(reason=reason))

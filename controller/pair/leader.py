@@ -236,7 +236,11 @@ class Leader:
         before, was_consistent = record.model_copy(), side.volume.state.consistent
         owner.set_state(PairState.RCPY)
         await owner.drained()
-        await owner.services.guard(side)
+        try:
+            await owner.services.guard(side)
+        except RejectedError as error:
+            owner.set_state(before.state, error.message)
+            raise
         owner.talk.still(channel)
         record.goal = "reverse"
         side.volume.state.consistent = False

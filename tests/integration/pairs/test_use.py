@@ -11,6 +11,8 @@ import pytest
 
 from controller.api import messages as m
 from controller.api.codes import Code, Verdict
+from controller.api.errors import RejectedError
+from controller.pair.side import PairSide
 from controller.volume.store import StoreDone
 from targets.lun import Access, LunError, UnitAttention
 from tests.integration.pairs.states import (
@@ -144,6 +146,53 @@ async def test_hosts_are_told_of_new_data_also_where_the_link_goes_at_the_very_e
         await asyncio.wait([command])
         await a.until("remote", S.PAIR)
         assert len(a.exporter.attentions) == 1, "once is enough"
+
+
+async def test_a_copy_that_would_leave_no_consistent_copy_is_refused_and_said(
+    tmp_path: Path,
+) -> None:
+    """Law L7: nobody waits for ever for an S-VOL whose third could not be kept."""
+    async with two_nodes(tmp_path) as (a, b):
+        await in_sync(a, b)
+        await a.do("pair.split", m.PairSplit(name="remote"))
+        await write(a.volume("first"), 0, b"1" * BLOCK)
+        before = b.image("second")
+
+        async def guard(side: PairSide) -> None:
+            raise RejectedError(Code.IO_ERROR, f"{side.volume.name} has no third")
+
+        kept, b.node.pairs.guard = b.node.pairs.guard, guard  # type: ignore[method-assign]
+        error = await refused(a, "pair.resync", m.PairResync(name="remote"))
+        assert "second has no third" in error.message
+        assert (shown(a), shown(b)) == (S.PSUS, S.SSUS)
+        assert b.volume("second").state.consistent
+        assert b.image("second") == before
+        b.node.pairs.guard = kept  # type: ignore[method-assign]
+        await a.do("pair.resync", m.PairResync(name="remote"))
+        await a.until("remote", S.PAIR)
+
+
+async def test_a_copy_back_that_would_leave_no_consistent_copy_locks_nobody_out(
+    tmp_path: Path,
+) -> None:
+    async with two_nodes(tmp_path) as (a, b):
+        await in_sync(a, b)
+        await a.do("pair.split", m.PairSplit(name="remote", writable=True))
+        await write(b.volume("second"), 0, b"2" * BLOCK)
+
+        async def guard(side: PairSide) -> None:
+            raise RejectedError(Code.IO_ERROR, f"the mirror of {side.volume.name} can't be split")
+
+        kept, a.node.pairs.guard = a.node.pairs.guard, guard  # type: ignore[method-assign]
+        reverse = m.PairResync(name="remote", direction=REVERSE)
+        error = await refused(a, "pair.resync", reverse)
+        assert "the mirror of first can't be split" in error.message
+        assert (shown(a), shown(b)) == (S.PSUS, S.SSUS)
+        await write(a.volume("first"), BLOCK, b"1" * BLOCK)
+        a.node.pairs.guard = kept  # type: ignore[method-assign]
+        await a.do("pair.resync", reverse)
+        await a.until("remote", S.PAIR)
+        assert a.image("first") == b.image("second")
 
 
 async def test_the_third_is_kept_while_the_second_is_made_consistent(tmp_path: Path) -> None:
