@@ -137,7 +137,10 @@ def _health(info: m.VolumeInfo) -> str:
 
 
 def _volume_details(info: m.VolumeInfo) -> Table:
-    sessions = ", ".join(f"{s.initiator} from {s.address}" for s in info.sessions)
+    # The kernel's target doesn't say where its initiators are.
+    sessions = ", ".join(
+        f"{s.initiator} from {s.address}" if s.address else s.initiator for s in info.sessions
+    )
     return details(
         [
             ("volume", info.name),

@@ -74,6 +74,8 @@ async def _serve(options: argparse.Namespace) -> None:
     _say("ready")
     if not iqns:
         await target.close()
+        if target.problems:
+            raise LioError("; ".join(target.problems))
         return
     stop = asyncio.Event()
 

@@ -64,6 +64,17 @@ class Devices:
 
         return lost
 
+    async def free(self, found: Found) -> None:
+        """Let go what waits at a device that nobody will serve: its target can't go before.
+
+        Raises `UioBusyError` when another process serves it.
+        """
+        uio = UioDevice(found.node)
+        try:
+            await self.reset(found.path)
+        finally:
+            uio.close()
+
     async def reset(self, path: str) -> None:
         """Make the kernel answer BUSY to all that is out, and to what comes.
 

@@ -26,12 +26,13 @@ from targets.scsi.device import DeviceServer
 LUN = 0
 TAG = 1
 
-CMD_TIME_OUT_S = 40
+CMD_TIME_OUT_S = 68
 """After this time without an answer the kernel fails a command to its initiator.
 
-Longer than the 30 s after which a Linux initiator asks to abort it, and shorter than those plus
-the 15 s that it waits for the abort: so a command of which nothing is heard ends as an abort
-that worked, and is sent again, for up to three minutes in all. With less, it ends as an error.
+open-iscsi gives a command 30 s, and 30 s more while its pings are answered; then it asks to abort
+it, and waits 15 s for that. In between the command has to end: as an abort that worked, after
+which it is sent again, for up to three minutes in all. With 40 s it ends as an error (measured,
+Linux 6.1: a daemon that was away for 110 s was a pause).
 """
 QFULL_TIME_OUT_S = 10
 """How long a command waits for room in the ring before its initiator hears TASK SET FULL."""

@@ -38,7 +38,7 @@ from targets.lio.offered import (
 from targets.lio.plan import plan
 from targets.lio.refusals import blocked_by, explain, portal_of
 from targets.lio.tree import CONFIGFS_TARGET, carry_out, read_tree
-from targets.lio.uio import uio_names
+from targets.lio.uio import UioBusyError, uio_names
 from targets.lio.wanted import Chap, Ownership, Portal
 from targets.lio.worker import StuckError, Worker
 from targets.lun import LogicalUnit, UnitAttention
@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 RESCAN_S = 15.0
 RETRY_S = 3.0
-STEP_WITHIN_S = 60.0
+STEP_WITHIN_S = 90.0
 """A step may wait for commands that are out, so this is longer than CMD_TIME_OUT_S."""
 READY_WITHIN_S = 10.0
 
@@ -251,7 +251,7 @@ class LioTarget:
             try:
                 await self._pass()
             except (StuckError, OSError, TcmuError) as error:
-                self._found.append(f"{error}; its reason is in dmesg")
+                self._found.append(str(error) if ";" in str(error) else f"{error}; look at dmesg")
             except Exception:
                 log.exception("a pass over configfs failed")
                 self._found.append("a pass over the kernel's target failed; see the log")
@@ -326,16 +326,20 @@ class LioTarget:
                 await self._devices.release(offered)
 
     async def _serve_all(self) -> None:
-        """Serve what is there and served by nobody; free what nobody will serve."""
+        """Serve what is there and served by nobody; free what nobody will serve.
+
+        Raises `UioBusyError` when another process serves one of ours.
+        """
         offers = {(each.name, each.config): each for each in self._offers.values()}
         for found in await self._our_devices():
             offered = offers.get((found.name, found.config))
             try:
                 if offered is None:
-                    # Its target can't go while commands wait for an answer.
-                    await self._devices.reset(found.path)
+                    await self._devices.free(found)
                 elif offered.serving is None and offered.stage is not Stage.GONE:
                     await self._devices.serve(offered, found)
+            except UioBusyError:
+                raise  # another process is at what is ours: it decides
             except (TcmuError, OSError) as error:
                 self._found.append(f"{found.path} can't be served: {error}")
 

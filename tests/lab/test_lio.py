@@ -218,6 +218,57 @@ def test_an_address_in_use_is_named_and_tried_again(files: Files) -> None:
     log_in(host)
 
 
+@pytest.mark.parametrize(
+    ("before", "as_whom", "words"),
+    [
+        ("true", "setpriv --reuid=65534 --clear-groups", "run as root, or with CAP_DAC_OVERRIDE"),
+        (
+            "umount /sys/kernel/config",
+            "setpriv --reuid=65534 --clear-groups",
+            "configfs is not mounted; as root: mount -t configfs",
+        ),
+        (
+            "mount -t tmpfs none /sys/module/target_core_user",
+            "env",
+            "has no TCMU that can be taken over; use 4.19 or later",
+        ),
+        (
+            "mount -t tmpfs none /sys/kernel/config/target",
+            "env",
+            "/sys/kernel/config/target",
+        ),
+        ("true", "setpriv --bounding-set=-all", "ready"),
+    ],
+)
+def test_a_machine_that_cannot_says_why_in_a_line(
+    files: Files, before: str, as_whom: str, words: str
+) -> None:
+    host = files.host
+    host.shell("modprobe -a target_core_user iscsi_target_mod; chmod o+x /root")
+    configured = configuration(host)
+    serve = f"cd {ROOT}; {as_whom} {PYTHON} -m targets.lio --node none"
+    ran = host.shell(f"unshare -m sh -c '{before}; {serve}' 2>&1", check=False)
+    assert words in ran.text
+    assert len(ran.text.splitlines()) == 1
+    assert configuration(host) == configured
+
+
+def test_a_device_that_another_process_holds_is_named(files: Files) -> None:
+    host = files.host
+    files.start()
+    other = Files(host, unit="lio-other")
+    other.start()
+    assert other.said("another process has /dev/uio0 open; stop the controller that runs already")
+    assert files.active
+    forget = Files(host, files=[], unit="lio-forget")
+    forget.start()
+    assert forget.said("another process has /dev/uio0 open")
+    disk = log_in(host)
+    host.shell(f"dd if={disk} of=/dev/null bs=1M count=8 iflag=direct status=none")
+    other.kill()
+    host.shell(f"dd if={disk} of=/dev/null bs=1M count=8 iflag=direct status=none")
+
+
 def test_a_death_between_any_two_steps_is_survived(files: Files) -> None:
     host = files.host
     host.shell("modprobe -a target_core_user iscsi_target_mod")
