@@ -149,6 +149,13 @@ class Call:
         except agent.GoneError:
             return  # it has ended: `wait` says how
 
+    def hang_up(self) -> None:
+        """End it, from any thread; whoever waits for it gets HostGoneError."""
+        try:
+            self.link.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # the other end was first
+
     def wait(self, timeout_s: float) -> Ran:
         """Wait for its end."""
         deadline_s = time.monotonic() + timeout_s

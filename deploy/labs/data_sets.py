@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from deploy.labs.host import Host
+from deploy.labs import initiator
 from deploy.labs.lab import Lab
 from deploy.labs.problem import LabError
 from deploy.labs.roles import DataSet, unit_of
@@ -20,47 +20,19 @@ IN_PAIR_WITHIN_S = 120.0
 MOUNTED_WITHIN_S = 60.0
 POLL_S = 0.2
 
-_LOGGED_IN = """
-target={target} portal={portal}
-iscsiadm -m node -T $target -p $portal -o new >&2
-iscsiadm -m node -T $target -p $portal -o update -n node.startup -v manual >&2
-iscsiadm -m node -T $target -p $portal --login >&2
-end() {{
-    sync
-    iscsiadm -m node -T $target -p $portal --logout >&2
-    iscsiadm -m node -T $target -p $portal -o delete >&2
-}}
-trap end EXIT
-i=0
-while ! disk=$(ls /sys/class/iscsi_session/*/device/target*/*:*:*:{lun}/block 2>/dev/null); do
-    i=$((i + 1)); [ $i -lt 300 ] || {{ echo "no disk appeared" >&2; exit 1; }}
-    sleep 0.1
-done
-disk=/dev/$disk
-{script}
-"""
-
-
-def logged_in(lab: Lab, host: Host, volume: str, script: str, timeout_s: float = 120.0) -> str:
-    """Run a shell script on a host with `$disk`, a volume attached by the kernel's initiator.
-
-    The host must not have other sessions.
-    """
-    info = lab.trilun("volume", "show", volume)
-    whole = _LOGGED_IN.format(
-        target=info["target"], portal=info["portals"][0], lun=info["lun"], script=script
-    )
-    return host.shell(whole, timeout_s=timeout_s).text
-
 
 def make(lab: Lab, data: DataSet, size_bytes: int = VOLUME_BYTES) -> None:
-    """Make it, in PAIR and mounted."""
+    """Make it, in PAIR and mounted; does nothing where it is there already."""
     host1 = lab.host("host1")
+    if lab.trilun("pair", "show", data.local, check=False).get("pair"):
+        return
     host1.run("systemctl", "stop", unit_of("host1"), timeout_s=60)
     first = f"primary/{data.first}"
     for volume in (first, f"secondary/{data.second}", f"secondary/{data.third}"):
         lab.trilun("volume", "create", volume, str(size_bytes))
-    logged_in(lab, host1, first, f"{MAKE[data.filesystem]} $disk")
+    disk = initiator.attach(lab, host1, first)
+    host1.run(*MAKE[data.filesystem].split(), disk, timeout_s=120)
+    initiator.detach(lab, host1, first)
     lab.trilun("pair", "create", data.remote, first, f"secondary/{data.second}")
     wait_pair(lab, data.remote)
     lab.trilun("pair", "create", data.local, f"secondary/{data.second}", f"secondary/{data.third}")

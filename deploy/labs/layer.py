@@ -27,12 +27,14 @@ OWN = (
     "etc/systemd/system.conf.d",
     "etc/systemd/journald.conf.d",
     "etc/target",
+    "etc/tmpfiles.d",
     "etc/trilun",
     "etc/udev/rules.d",
     "var/lib/iscsi",
     "var/lib/mosquitto",
     "var/lib/systemd",
     "var/lib/trilun",
+    "var/target",
 )
 """Directories in which a host sees nothing of the machine's."""
 
@@ -64,6 +66,18 @@ Restart=always
 
 [Install]
 WantedBy=sysinit.target
+"""
+
+TMPFILES_UNIT = """\
+[Unit]
+Description=the files that /etc/tmpfiles.d alone asks for
+DefaultDependencies=no
+Before=sysinit.target
+ConditionDirectoryNotEmpty=/etc/tmpfiles.d
+
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c "exec systemd-tmpfiles --create /etc/tmpfiles.d/*.conf"
 """
 
 JOURNAL = """\
@@ -127,7 +141,9 @@ class Layer:
         self.write("etc/systemd/journald.conf.d/lab.conf", JOURNAL)
         self.write("etc/systemd/system.conf.d/lab.conf", MANAGER)
         self.write("etc/systemd/system/lab-agent.service", AGENT_UNIT)
+        self.write("etc/systemd/system/lab-tmpfiles.service", TMPFILES_UNIT)
         self.enable("lab-agent.service", of="sysinit.target")
+        self.enable("lab-tmpfiles.service", of="sysinit.target")
         self.link("etc/systemd/system/default.target", "/usr/lib/systemd/system/multi-user.target")
         for generator in sorted(GENERATORS.glob("*")):
             self.link(f"etc/systemd/system-generators/{generator.name}", "/dev/null")

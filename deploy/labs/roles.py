@@ -18,7 +18,14 @@ ADDRESSES = {**CONTROLLERS, **HOSTS}
 USUAL = ("primary", "secondary", "host1", "host2")
 BROKER_HOST = "host1"
 """No test pulls this host's plug alone: commands have to arrive."""
-UNITS = sorted((REPOSITORY / "systemd").glob("*"))
+SYSTEMD = REPOSITORY / "systemd"
+UNITS = sorted(SYSTEMD.glob("*.service"))
+FOR_THE_KERNELS_TARGET = {
+    "modules-load.conf": "etc/modules-load.d/trilun.conf",
+    "tmpfiles.conf": "etc/tmpfiles.d/trilun.conf",
+    "trilund.conf": "etc/systemd/system/trilund@{name}.service.d/lio.conf",
+}
+"""Files of `systemd/lio`, and where a controller has them."""
 SYSTEM_UID_RANGE = range(999, 99, -1)
 
 BROKER_CONFIG = """\
@@ -83,14 +90,18 @@ def furnish(layer: Layer, name: str, hosts: list[str], target: str) -> None:
     for unit in UNITS:
         layer.write(f"etc/systemd/system/{unit.name}", unit.read_text(encoding="utf-8"))
     layer.write("srv/.lab", "")
-    layer.write("etc/modules-load.d/trilun.conf", "iscsi_tcp\n" if name in HOSTS else "")
     if name in CONTROLLERS:
         add_user(layer, "trilun")
         peers = [peer for peer in hosts if peer in CONTROLLERS and peer != name]
         layer.write(f"etc/trilun/{name}.toml", controller_config(name, peers, target))
         layer.enable(unit_of(name), template="trilund@.service")
+        if target != "embedded":
+            for file, place in FOR_THE_KERNELS_TARGET.items():
+                text = (SYSTEMD / "lio" / file).read_text(encoding="utf-8")
+                layer.write(place.format(name=name), text)
     else:
         layer.write(f"etc/trilun/{name}.toml", agent_config(name))
+        layer.write("etc/modules-load.d/trilun.conf", "iscsi_tcp\n")
         layer.write("etc/iscsi/initiatorname.iscsi", f"InitiatorName=iqn.2026-11.io.lab:{name}\n")
         layer.enable("iscsid.socket", of="sockets.target")
         layer.enable(unit_of(name), template="trilun-agent@.service")

@@ -12,7 +12,7 @@ import pytest
 
 from deploy.labs import data_sets, needs, roles
 from deploy.labs.host import Host
-from deploy.labs.lab import Lab
+from deploy.labs.lab import Lab, directory_of_choice
 from deploy.labs.one import one_host
 from deploy.labs.problem import LabError
 from deploy.labs.roles import DataSet
@@ -31,11 +31,17 @@ def solo() -> Iterator[Host]:
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    """Four hosts that are up, in a directory of their own; gone at the end of the session."""
+    """Four hosts that are up, in a directory of their own; gone at the end of the session.
+
+    A lab that is up in the directory that TRILUN_LAB names is used instead, and left.
+    """
     try:
         needs.check(whole_lab=True)
     except LabError as error:
         pytest.skip(str(error))
+    if "TRILUN_LAB" in os.environ:
+        yield Lab.open(directory_of_choice())
+        return
     directory = Path(tempfile.mkdtemp(prefix="trilun-lab-", dir="/var/tmp"))
     try:
         yield Lab.up(directory, list(roles.USUAL), os.environ.get("TRILUN_TARGET", "embedded"))

@@ -1,0 +1,53 @@
+"""From trouble back to peace: what has to be true, without help, when a fault has passed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deploy.labs import data_sets
+from deploy.labs.lab import Lab
+from deploy.labs.roles import CONTROLLERS, DataSet
+
+PEACE_WITHIN_S = 180.0
+
+
+def pair(lab: Lab, name: str) -> dict[str, Any]:
+    """What the controllers say of a pair; empty while none answers."""
+    answer = lab.trilun("pair", "show", name, check=False)
+    return dict(answer.get("pair", {}))
+
+
+def state(lab: Lab, name: str) -> str:
+    """The pair's state, in capitals; empty while nobody answers."""
+    return str(pair(lab, name).get("state", ""))
+
+
+def wait_state(lab: Lab, name: str, *states: str, within_s: float = PEACE_WITHIN_S) -> None:
+    """Wait until a pair is in one of the states."""
+    what = f"{name} to be in {' or '.join(states)}"
+    data_sets.wait_for(lambda: state(lab, name) in states, what, within_s)
+
+
+def wait_online(lab: Lab, *nodes: str, within_s: float = PEACE_WITHIN_S) -> None:
+    """Wait until nodes are seen through the broker."""
+
+    def online() -> bool:
+        status = lab.trilun("status", check=False)
+        seen = {entry["node"] for entry in status.get("nodes", []) if entry.get("online")}
+        return seen >= set(nodes)
+
+    data_sets.wait_for(online, f"{', '.join(nodes)} to be online", within_s)
+
+
+def everybody(lab: Lab) -> list[str]:
+    """All nodes of the lab that are started at boot."""
+    return [name for name in lab.names if name in CONTROLLERS or name.startswith("host")]
+
+
+def make_whole(lab: Lab, data: DataSet) -> None:
+    """Both pairs of a data set in PAIR. The remote one gets there by itself; the local one was kept
+    as the consistent copy while it did, and is joined again by command."""
+    wait_state(lab, data.remote, "PAIR")
+    if state(lab, data.local) != "PAIR":
+        lab.trilun("pair", "resync", data.local)
+        wait_state(lab, data.local, "PAIR")

@@ -1,0 +1,215 @@
+"""What the pair has to survive, under writes that are verified: nothing flushed is lost.
+
+After each fault the pair has to come to PAIR by itself, and both volumes have to be equal.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from deploy.labs import data_sets, initiator
+from deploy.labs.lab import Lab
+from deploy.labs.roles import BROKER_HOST, DataSet, unit_of
+from tests.lab import images, settling
+from tests.lab.load import Load
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
+
+RAW_BYTES = 64 << 20
+RAW = ("primary/raw-first", "secondary/raw-second")
+
+
+@pytest.fixture(scope="module")
+def on_files(lab: Lab, ext4: DataSet) -> Load:
+    """Load on a file of the ext4 data set: for faults that take no acknowledged write away."""
+    host1 = lab.host("host1")
+    path = f"{ext4.mountpoint}/load"
+    load = Load(host1, path)
+    size = f"bs=4096 count={load.blocks}"
+    host1.shell(f"dd if=/dev/zero of={path} {size} conv=fsync status=none")
+    return load
+
+
+@pytest.fixture(scope="module")
+def on_disk(lab: Lab) -> Load:
+    """Load on a volume of its own without a file system.
+
+    A controller that loses power loses what nobody flushed, and no file system that stays mounted
+    would hear of it. A ledger knows what was flushed.
+    """
+    if not settling.pair(lab, "raw"):
+        for volume in RAW:
+            lab.trilun("volume", "create", volume, str(RAW_BYTES))
+        lab.trilun("pair", "create", "raw", *RAW)
+    data_sets.wait_pair(lab, "raw")
+    return Load(lab.host("host1"), initiator.attach(lab, lab.host("host1"), RAW[0]))
+
+
+@pytest.fixture
+def files(lab: Lab, ext4: DataSet, on_files: Load) -> Iterator[Load]:
+    """The load on the file system, running; judged afterwards by whoever asked for it."""
+    settling.make_whole(lab, ext4)
+    on_files.errors.clear()
+    on_files.start()
+    yield on_files
+    on_files.stop()
+
+
+@pytest.fixture
+def disk(lab: Lab, on_disk: Load) -> Iterator[Load]:
+    """The load on the disk, running."""
+    settling.wait_state(lab, "raw", "PAIR")
+    on_disk.errors.clear()
+    on_disk.start()
+    yield on_disk
+    on_disk.stop()
+
+
+def judge_files(lab: Lab, data: DataSet, load: Load) -> None:
+    """Nothing lost, no error seen, both sides equal while the file system stays mounted."""
+    load.go_on()
+    load.stop()
+    assert not load.errors
+    settling.make_whole(lab, data)
+    load.check()
+    lab.trilun("pair", "verify", data.remote)
+
+
+def judge_disk(lab: Lab, load: Load) -> None:
+    """Nothing lost, both sides equal bit for bit."""
+    load.go_on()
+    load.stop()
+    settling.wait_state(lab, "raw", "PAIR")
+    load.check()
+    images.assert_equal(lab, *RAW)
+
+
+def restarts(lab: Lab, host: str) -> int:
+    """How often systemd has restarted trilun on a host."""
+    shown = lab.host(host).run("systemctl", "show", unit_of(host), "-p", "NRestarts", "--value")
+    return int(shown.text)
+
+
+@pytest.mark.parametrize("node", ["primary", "secondary"])
+def test_a_killed_daemon(lab: Lab, ext4: DataSet, files: Load, node: str) -> None:
+    before = restarts(lab, node)
+    lab.host(node).run("systemctl", "kill", "--signal=KILL", unit_of(node))
+    data_sets.wait_for(lambda: restarts(lab, node) > before, f"systemd to restart {node}")
+    judge_files(lab, ext4, files)
+
+
+def test_a_cut_link(lab: Lab, ext4: DataSet, files: Load) -> None:
+    lab.cut("primary", "secondary")
+    try:
+        settling.wait_state(lab, ext4.remote, "PSUE")
+        files.go_on()
+        dirty = settling.pair(lab, f"primary/{ext4.remote}")["dirty_bytes"]
+        assert dirty > 0
+    finally:
+        lab.mend("primary", "secondary")
+    judge_files(lab, ext4, files)
+
+
+def test_a_slow_link(lab: Lab, ext4: DataSet, files: Load) -> None:
+    lab.delay("primary", "secondary", 20)
+    try:
+        files.go_on()
+        assert settling.state(lab, ext4.remote) == "PAIR"
+    finally:
+        lab.mend("primary", "secondary")
+    judge_files(lab, ext4, files)
+
+
+def test_a_killed_broker(lab: Lab, ext4: DataSet, files: Load) -> None:
+    host = lab.host(BROKER_HOST)
+    host.run("systemctl", "kill", "--signal=KILL", "mosquitto")
+    host.run("systemctl", "stop", "mosquitto")
+    files.go_on(100)
+    command = lab.trilun_command("volume", "list")
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 5, refused.stdout
+    assert "next:" in refused.stderr
+    host.shell("systemctl reset-failed mosquitto; systemctl start mosquitto")
+    settling.wait_online(lab, *settling.everybody(lab))
+    judge_files(lab, ext4, files)
+
+
+def test_a_secondary_without_power(lab: Lab, ext4: DataSet, files: Load) -> None:
+    lab.host("secondary").kill()
+    files.go_on(50)
+    lab.host("secondary").start()
+    lab.host("secondary").wait_booted()
+    judge_files(lab, ext4, files)
+
+
+@pytest.mark.parametrize(
+    "victims", [("primary",), ("secondary",), ("primary", "secondary")], ids="+".join
+)
+def test_controllers_without_power(lab: Lab, disk: Load, victims: tuple[str, ...]) -> None:
+    for name in victims:
+        lab.host(name).kill()
+    disk.lose_power()
+    for name in victims:
+        lab.host(name).start()
+    for name in victims:
+        lab.host(name).wait_booted()
+    judge_disk(lab, disk)
+
+
+def test_host_2_without_power_in_the_middle_of_a_restore(
+    lab: Lab, ext4: DataSet, files: Load
+) -> None:
+    """The job stands where it stood, and goes on when host 2 is back, to a good end."""
+    host1, host2 = lab.host("host1"), lab.host("host2")
+    books = f"{ext4.mountpoint}/restore"
+    host1.shell(f"mkdir -p {books}; dd if=/dev/urandom of={books}/big bs=1M count=64 status=none")
+    good = host1.shell(f"sha256sum <{books}/big; sync").text
+    files.stop()
+    lab.trilun("backup", ext4.name)
+    host1.shell(f"echo damaged >{books}/big; sync")
+    started = lab.trilun("restore", "--no-wait", "--data-set", ext4.name, f"{books}/big")
+    job = str(started["id"])
+
+    def step() -> str:
+        return str(lab.trilun("job", "show", job, check=False).get("step", ""))
+
+    data_sets.wait_for(lambda: step() in ("copy", "verify"), "the job to copy")
+    host2.kill()
+    assert host1.run("mountpoint", "-q", ext4.mountpoint, check=False).code != 0
+    host2.start()
+    host2.wait_booted()
+    ended = lab.trilun("job", "wait", job, "--timeout", "180")
+    assert ended["state"] == "done", json.dumps(ended, indent=1)
+    data_sets.wait_mounted(lab, ext4)
+    assert host1.shell(f"sha256sum <{books}/big").text == good
+    files.check()
+    lab.trilun("pair", "verify", ext4.remote)
+
+
+def test_everything_without_power_at_once(
+    lab: Lab, ext4: DataSet, on_files: Load, on_disk: Load
+) -> None:
+    settling.make_whole(lab, ext4)
+    on_files.start()
+    on_disk.start()
+    for host in lab.hosts.values():
+        host.kill()
+    for load in (on_files, on_disk):
+        load.stop()
+    for host in lab.hosts.values():
+        host.start()
+    for host in lab.hosts.values():
+        host.wait_booted()
+    settling.wait_online(lab, *settling.everybody(lab))
+    data_sets.wait_mounted(lab, ext4)
+    settling.make_whole(lab, ext4)
+    settling.wait_state(lab, "raw", "PAIR")
+    on_disk.path = initiator.attach(lab, lab.host("host1"), RAW[0])
+    on_files.check()
+    on_disk.check()
+    images.assert_equal(lab, *RAW)
+    lab.trilun("pair", "verify", ext4.remote)
