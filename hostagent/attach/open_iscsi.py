@@ -83,6 +83,8 @@ class OpenIscsiAttacher:
         name = find_disk(self._sys, address)
         if name is not None:
             self._flush(Path("/dev") / name)
+        # Its file may be gone: the host has crashed, or keeps nothing in /etc.
+        self._make_interface()
         gone = frozenset({0, _NOT_FOUND})
         self._node(address, "--logout", ok=gone)
         self._node(address, "-o", "delete", ok=gone)
