@@ -23,7 +23,7 @@ from controller import __version__
 from controller.api import messages as m
 from controller.api.topics import StateKind
 from controller.api.verbs import Verb
-from controller.frontends import open_front_end
+from controller.frontends import check_front_end, open_front_end
 from controller.link.tcp import TcpNetwork
 from controller.link.transport import Peer
 from controller.node import LoopClock, Node, NodeSettings, Surroundings
@@ -201,7 +201,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         config = load_toml(arguments.config, ControllerConfig)
-        chap_credentials(config.target.chap)
+        check_front_end(config.node, config.target, chap_credentials(config.target.chap))
         config.broker.password()
     except ConfigError as error:
         sys.stderr.write("\n".join(error.lines) + "\n")

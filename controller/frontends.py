@@ -57,6 +57,12 @@ class FrontEnd:
         await self.exporter.close()
 
 
+def check_front_end(node: str, config: TargetConfig, chap: ChapCredentials | None) -> None:
+    """Raise ConfigError for what the front end can't be asked, before anything is started."""
+    if config.kind == "lio":
+        lio_settings(node, config.listen, chap)
+
+
 async def open_front_end(node: str, config: TargetConfig, chap: ChapCredentials | None) -> FrontEnd:
     """Open what the configuration asks for; with `auto` the kernel's, if it can."""
     if config.kind == "embedded":

@@ -63,7 +63,7 @@ async def test_embedded_is_asked_for_without_a_word() -> None:
     assert front_end.lines == []
 
 
-def test_a_daemon_that_must_have_it_ends_with_one_line(reason: str, tmp_path: Path) -> None:
+def test_a_daemon_that_must_have_it_ends_and_says_why(reason: str, tmp_path: Path) -> None:
     config = tmp_path / "controller.toml"
     config.write_text(
         f'node = "n"\nstate_dir = "{tmp_path}/state"\n'
@@ -74,8 +74,19 @@ def test_a_daemon_that_must_have_it_ends_with_one_line(reason: str, tmp_path: Pa
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     lines = (ended.stdout + ended.stderr).strip().splitlines()
     assert ended.returncode == 1
-    assert len(lines) == 1
-    assert reason in lines[0]
+    assert reason in lines[-1]
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_configuration_is_checked_without_starting(tmp_path: Path) -> None:
+    config = tmp_path / "controller.toml"
+    config.write_text('node = "n"\n[target]\nkind = "lio"\nlisten = ["target.example:3260"]\n')
+    command = [sys.executable, "-m", "controller.daemon", "--check-config"]
+    ended = subprocess.run(
+        [*command, "--config", str(config)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("target.listen: target.example:3260: the kernel's target needs")
 
 
 @pytest.mark.parametrize(
