@@ -373,10 +373,19 @@ class Pairs:
         side, record = owner.side, owner.record
         side.volume.trackers.remove(side)
         del self._owners[record.name, record.role]
+        if record.kind is m.PairKind.LOCAL:
+            self._part_local(record.name)
         side.bitmap_file.close()
         self._meta_disk.remove(_bitmap_name(record))
         side.volume.update_access()
         owner.retire()
+
+    def _part_local(self, name: str) -> None:
+        """Nobody answers the other half of a local pair any more; what is being said arrives."""
+        for role in m.Role:
+            other = self._owners.get((name, role))
+            if other is not None and isinstance(other.side.channel, LocalChannel):
+                other.side.channel.alive = False
 
 
 def _bitmap_name(record: PairRecord) -> str:

@@ -74,7 +74,8 @@ class Conversation:
     def awaiting(self, *kinds: type[msg.Message]) -> Reply:
         """The next message of one of these kinds. To be called before what it answers is sent."""
         reply: Reply = asyncio.get_running_loop().create_future()
-        if self._side.channel is None:
+        channel = self._side.channel
+        if channel is None or not channel.alive:
             reply.set_exception(LinkLost("no link"))
             reply.exception()
         else:

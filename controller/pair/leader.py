@@ -141,7 +141,8 @@ class Leader:
                 f"'{self._side.volume.name}' is half copied and would stay unusable",
                 f"end the copy: trilun pair resync {record.name} --reverse, or use --force",
             )
-        if self._side.channel is not None:
+        channel = self._side.channel
+        if channel is not None and channel.alive:
             self._side.part()
             await self._owner.talk.converse(msg.Delete(), msg.Deleted, msg.UnknownPair)
         elif not force:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ from tests.rig import (
     chain,
     read,
     remote_pair,
+    start_node,
     two_nodes,
     unlinked,
     write,
@@ -288,3 +290,27 @@ async def test_a_backup_needs_its_local_pair_in_sync(tmp_path: Path) -> None:
         error = await refused(a, "backup.mark", mark)
         assert error.code is Code.WRONG_STATE
         assert "it must be PAIR" in error.message
+
+
+@pytest.mark.parametrize("gone", list(m.Role))
+async def test_half_a_local_pair_can_be_deleted_at_once(tmp_path: Path, gone: m.Role) -> None:
+    """What a deletion that was cut in two leaves (seed 1227)."""
+    node = await start_node(tmp_path, "b", [])
+    try:
+        for name in ("second", "third"):
+            await node.do("volume.create", m.VolumeCreate(name=name, size_bytes=1 << 20))
+        await node.do("pair.create", LOCAL_PAIR)
+        await node.until("local", S.PAIR)
+        half = next(each for each in node.node.pairs.owners() if each.record.role is gone)
+        await node.node.pairs.forget(half.side)
+        async with asyncio.timeout(30):
+            if gone is m.Role.S_VOL:
+                with pytest.raises(RejectedError) as refused:
+                    await node.do("pair.delete", m.PairDelete(name="local"))
+                assert "--force" in refused.value.next_step
+            await node.do("pair.delete", m.PairDelete(name="local", force=True))
+        assert list(node.node.pairs.owners()) == []
+        await node.do("pair.create", LOCAL_PAIR)
+        await node.until("local", S.PAIR)
+    finally:
+        await node.stop()
