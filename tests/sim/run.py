@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
-import traceback
 from dataclasses import dataclass, field
 from random import Random
 
@@ -18,7 +16,8 @@ from controller.volume.superblock import IntentSettings
 from tests.sim.disk import Faults
 from tests.sim.history import History
 from tests.sim.hosts import Host
-from tests.sim.loop import Stuck, VirtualLoop
+from tests.sim.life import live, uncaught
+from tests.sim.loop import VirtualLoop
 from tests.sim.machine import Machine
 from tests.sim.net import Fabric
 from tests.sim.operator import PairPlan
@@ -29,7 +28,6 @@ from tests.sim.trace import Trace
 from tests.sim.trouble import Trouble
 from tests.sim.weather import draw_weather
 
-LIMIT_S = 5000.0
 GOOD = Faults(cold_read=0.0, slow_flush=0.0)
 
 
@@ -75,12 +73,7 @@ class Simulation:
         self._make_machines()
 
     def _uncaught(self, message: str, error: BaseException | None) -> None:
-        text = message
-        if error is not None:
-            frames = traceback.extract_tb(error.__traceback__)[-3:]
-            where = " < ".join(f"{f.filename.rsplit('/', 1)[-1]}:{f.lineno}" for f in frames[::-1])
-            text += f": {type(error).__name__}: {error} at {where}"
-        self.oracle.broken("UNCAUGHT", text)
+        self.oracle.broken("UNCAUGHT", uncaught(message, error))
 
     def _draw_plans(self) -> list[PairPlan]:
         rng = self.rng
@@ -125,27 +118,9 @@ class Simulation:
 
     def run(self) -> Result:
         """Live through it."""
-        collecting = gc.isenabled()
-        gc.disable()
-        asyncio.set_event_loop(self.loop)
-        logging.disable(logging.CRITICAL)
         result = self.result
-        try:
-            self.loop.run_until_complete(self._guarded())
-        except Stuck as error:
-            self.oracle.broken("STUCK", str(error))
-        finally:
-            logging.disable(logging.NOTSET)
-            result.virtual_s = self.loop.time()
-            for machine in self.oracle.machines.values():
-                if machine.epoch is not None:
-                    self.loop.kill(machine.epoch)
-            for task in asyncio.all_tasks(self.loop):
-                task._log_destroy_pending = False  # type: ignore[attr-defined]
-            self.loop.close()
-            asyncio.set_event_loop(None)
-            if collecting:
-                gc.enable()
+        live(self.loop, self.oracle, self._story)
+        result.virtual_s = self.loop.time()
         if self.oracle.broke:
             result.law = self.oracle.broke[0].law
         result.broke = [str(broken) for broken in self.oracle.broke]
@@ -155,21 +130,6 @@ class Simulation:
         result.writes = self.oracle.writes
         result.crashes, result.cuts = self._trouble.crashes, self._trouble.cuts
         return result
-
-    async def _guarded(self) -> None:
-        story = asyncio.ensure_future(self._story())
-        while not story.done() and not self.oracle.broke and self.loop.time() < LIMIT_S:
-            await asyncio.wait([story], timeout=0.25)
-        if story.done():
-            story.result()
-            return
-        if not self.oracle.broke:
-            self.oracle.broken("STUCK", f"not over after {LIMIT_S:.0f} s")
-        for machine in self.oracle.machines.values():
-            if machine.epoch is not None:
-                self.loop.kill(machine.epoch)
-        story.cancel()
-        await asyncio.wait([story], timeout=1)
 
     async def _story(self) -> None:
         self._describe()

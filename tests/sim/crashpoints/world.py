@@ -8,12 +8,8 @@ the crash does behind them. Must not know what a scenario is about.
 from __future__ import annotations
 
 import asyncio
-import gc
 import hashlib
-import logging
-import traceback
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from random import Random
 
@@ -23,7 +19,8 @@ from tests.sim.crashpoints.boundary import Boundary, CountedDisk
 from tests.sim.crashpoints.judge import Judge
 from tests.sim.crashpoints.record import Archive
 from tests.sim.disk import CrashMode, Faults
-from tests.sim.loop import WORLD, Epoch, Stuck, VirtualLoop
+from tests.sim.life import live, uncaught
+from tests.sim.loop import WORLD, Epoch, VirtualLoop
 from tests.sim.machine import Machine
 from tests.sim.net import Fabric
 from tests.sim.operator import Operator, PairPlan
@@ -35,7 +32,6 @@ from tests.sim.weather import Habits
 BLOCK_BYTES = 4096
 SIZE_BYTES = 64 << 10
 INTENT = IntentSettings(extent_bytes=8 << 10, hot_extents=4)
-LIMIT_S = 3000.0
 RESTART_AFTER_S = 0.3
 NETWORK_DELAY_S = 0.0005
 
@@ -154,12 +150,7 @@ class World:
         self.oracle.machines[name] = machine
 
     def _uncaught(self, message: str, error: BaseException | None) -> None:
-        text = message
-        if error is not None:
-            frames = traceback.extract_tb(error.__traceback__)[-3:]
-            where = " < ".join(f"{f.filename.rsplit('/', 1)[-1]}:{f.lineno}" for f in frames[::-1])
-            text += f": {type(error).__name__}: {error} at {where}"
-        self.oracle.broken("UNCAUGHT", text)
+        self.oracle.broken("UNCAUGHT", uncaught(message, error))
 
     # ------------------------------------------------------------ boundaries
 
@@ -244,57 +235,20 @@ class World:
 
     def run(self, set_up: Story, story: Story) -> Outcome:
         """Live through it."""
-        with self._quietly():
-            try:
-                self.loop.run_until_complete(self._guarded(set_up, story))
-            except Stuck as error:
-                self.oracle.broken("STUCK", str(error))
+        try:
+            live(self.loop, self.oracle, lambda: self._whole(set_up, story))
+        finally:
+            self._forget()
         self.outcome.broke = [str(broken) for broken in self.oracle.broke]
         self.outcome.lines = self.trace.lines
         self.outcome.digest = self.trace.digest()
         return self.outcome
-
-    @contextmanager
-    def _quietly(self) -> Iterator[None]:
-        collecting = gc.isenabled()
-        gc.disable()
-        asyncio.set_event_loop(self.loop)
-        logging.disable(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            logging.disable(logging.NOTSET)
-            for machine in self.oracle.machines.values():
-                if machine.epoch is not None:
-                    self.loop.kill(machine.epoch)
-            for task in asyncio.all_tasks(self.loop):
-                task._log_destroy_pending = False  # type: ignore[attr-defined]
-            self.loop.close()
-            asyncio.set_event_loop(None)
-            self._forget()
-            if collecting:
-                gc.enable()
 
     def _forget(self) -> None:
         """Give back what is large now: a run's own references are circles."""
         for machine in self.oracle.machines.values():
             machine.disk.files.clear()
             machine.meta.files.clear()
-
-    async def _guarded(self, set_up: Story, story: Story) -> None:
-        whole = asyncio.ensure_future(self._whole(set_up, story))
-        while not whole.done() and not self.oracle.broke and self.loop.time() < LIMIT_S:
-            await asyncio.wait([whole], timeout=0.5)
-        if whole.done():
-            whole.result()
-            return
-        if not self.oracle.broke:
-            self.oracle.broken("STUCK", f"not over after {LIMIT_S:.0f} s")
-        for machine in self.oracle.machines.values():
-            if machine.epoch is not None:
-                self.loop.kill(machine.epoch)
-        whole.cancel()
-        await asyncio.wait([whole], timeout=1)
 
     async def _whole(self, set_up: Story, story: Story) -> None:
         await set_up(self)
