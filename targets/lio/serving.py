@@ -44,6 +44,7 @@ class Serving:
         self._lost: Lost | None = lost
         self._loop = asyncio.get_running_loop()
         self._running = False
+        self._draining = False
         self._drained = asyncio.Event()
         ring = Ring(uio.area, self._wake)
         self._device = RingDevice(ring, server, dict(fates or {}))
@@ -86,10 +87,14 @@ class Serving:
             if self._ring.poke_due:
                 self._ring.poked()
                 self.uio.poke()
+                if self._draining and not self._ring.pending:
+                    self._drained.set()
         except (TcmuError, OSError) as error:
             self._fail(error)
         finally:
             self._running = False
+            if self._ring.poke_due:  # a mistake of ours came between an answer and its poke
+                self._loop.call_soon(self._poke)
 
     def _wake(self) -> None:
         if self._ring.detached:
@@ -118,11 +123,13 @@ class Serving:
     def _fail(self, error: Exception) -> None:
         self._unwatch()
         lost, self._lost = self._lost, None
+        self._drained.set()
         if lost is not None:
             self._loop.call_soon(lost, str(error))
 
     async def drain(self) -> None:
         """Return when nothing is under way; for a device that gets no new commands."""
+        self._draining = True
         self.look()
         while self._ring.pending and self._lost is not None:
             self._drained.clear()
