@@ -14,7 +14,9 @@ import secrets
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -32,12 +34,14 @@ from controller.service.config import (
     ChapConfig,
     ConfigError,
     ControllerConfig,
+    NoCredentialsError,
     load_toml,
     read_secret,
 )
 from controller.service.logs import set_up_logging
 from controller.service.mqtt import Broker
 from controller.service.notify import Notifier
+from controller.service.reload import Reloader
 from controller.service.requests import JournalError, RequestJournal
 from controller.volume.file import DirectoryDisk
 from controller.volume.offload import ThreadOffload
@@ -54,6 +58,9 @@ _UNFIT = (OSError, StoreError, CorruptError, JournalError, ConfigError, LioUnava
 """What keeps a controller from running, and is no mistake of ours."""
 
 DEFAULT_CONFIG = Path("/etc/trilun/controller.toml")
+STATUS_EVERY_S = 5.0
+LIVE_KEYS = frozenset({"log.level", "log.format", "resync.rate_limit_bytes_per_s"})
+"""What SIGHUP takes over. The rate limit is that of pairs made from then on."""
 
 
 class BusPublisher:
@@ -116,8 +123,8 @@ def chap_credentials(config: ChapConfig | None) -> ChapCredentials | None:
         raise ConfigError([f"target.chap: {error}"]) from error
 
 
-async def run(config: ControllerConfig) -> None:
-    """Run a controller until SIGTERM or SIGINT."""
+async def run(config: ControllerConfig, path: Path) -> None:
+    """Run a controller until SIGTERM or SIGINT; SIGHUP reads `path` again."""
     loop = asyncio.get_running_loop()
     notifier = Notifier.from_environment(os.environ)
     offload = ThreadOffload(loop)
@@ -155,10 +162,13 @@ async def run(config: ControllerConfig) -> None:
     front_end.changed = publisher.refresh
     publisher.bus.start()
     publisher.refresh()
-    _feed_watchdog(notifier, clock)
-    notifier.ready(f"{len(node.volumes.all())} volumes, {len(node.pairs.owners())} sides of pairs")
+    notifier.ready(_status_line(node))
+    _tell_service_manager(notifier, node, clock)
+    reloader = Reloader(path, config, LIVE_KEYS, lambda fresh: _take_over(node, fresh))
+    loop.add_signal_handler(signal.SIGHUP, _reload, reloader, node, notifier, clock)
     log.info("controller is up", node=config.node, portals=front_end.exporter.portals)
     await stopping.wait()
+    loop.add_signal_handler(signal.SIGHUP, log.warning, "no reload: the controller stops")
     log.info("controller stops", node=config.node)
     notifier.stopping()
     await publisher.bus.stop()
@@ -179,17 +189,49 @@ def _settings(config: ControllerConfig) -> NodeSettings:
     )
 
 
-def _feed_watchdog(notifier: Notifier, clock: LoopClock) -> None:
+def _reload(
+    reloader: Reloader[ControllerConfig], node: Node, notifier: Notifier, clock: LoopClock
+) -> None:
+    notifier.reloading(clock.now_s())
+    reloader.reload()
+    notifier.ready(_status_line(node))
+
+
+def _take_over(node: Node, config: ControllerConfig) -> None:
+    _set_up_logging(config)
+    limit = config.resync.rate_limit_bytes_per_s
+    node.settings = replace(node.settings, rate_limit_bytes_per_s=limit)
+
+
+def _set_up_logging(config: ControllerConfig) -> None:
+    set_up_logging(config.log.level, config.log.format, program="trilund", node=config.node)
+
+
+def _status_line(node: Node) -> str:
+    """What `systemctl status` shows: `3 volumes, 1 failed; pairs: 1 COPY, 1 PAIR`."""
+    volumes = node.volumes.all()
+    failed = sum(1 for shelved in volumes if not shelved.record.healthy)
+    states = Counter(owner.record.state.value for owner in node.pairs.owners())
+    text = f"{len(volumes)} volumes" + (f", {failed} failed" if failed else "")
+    pairs = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    return f"{text}; pairs: {pairs or 'none'}"
+
+
+def _tell_service_manager(notifier: Notifier, node: Node, clock: LoopClock) -> None:
     """Feed from the loop that serves hosts: when that stands still, so does the feeding."""
-    interval_s = notifier.watchdog_interval_s
-    if interval_s is None:
-        return
+    interval_s = min(notifier.watchdog_interval_s or STATUS_EVERY_S, STATUS_EVERY_S)
+    told = ""
 
-    def feed() -> None:
+    def tell() -> None:
+        nonlocal told
         notifier.watchdog()
-        clock.later(interval_s, feed)
+        line = _status_line(node)
+        if line != told and not node.stopping:
+            told = line
+            notifier.status(line)
+        clock.later(interval_s, tell)
 
-    feed()
+    tell()
 
 
 def main() -> None:
@@ -201,20 +243,28 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         config = load_toml(arguments.config, ControllerConfig)
-        check_front_end(config.node, config.target, chap_credentials(config.target.chap))
-        config.broker.password()
+        try:
+            check_front_end(config.node, config.target, chap_credentials(config.target.chap))
+            config.broker.password()
+        except NoCredentialsError as error:
+            if not arguments.check_config:
+                raise
+            sys.stderr.write(f"not checked: {error}\n")
     except ConfigError as error:
         sys.stderr.write("\n".join(error.lines) + "\n")
         sys.exit(2)
     if arguments.check_config:
         sys.stdout.write(f"{arguments.config}: ok\n")
         return
-    set_up_logging(config.log.level, config.log.format)
+    _set_up_logging(config)
+    log.info("controller starts", version=__version__, config=str(arguments.config))
+    # A reload that is asked for before there is anything to reload must not end the process.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         # The embedded target's sockets gain nothing from a loop that serves devices.
         loop_factory = None if config.target.kind == "embedded" else DirectLoop
         with asyncio.Runner(loop_factory=loop_factory) as runner:
-            runner.run(run(config))
+            runner.run(run(config, arguments.config))
     except _UNFIT as error:
         log.error("controller can't run", reason=str(error))  # noqa: TRY400
         sys.exit(1)

@@ -31,6 +31,7 @@ from controller.service.config import ConfigError, load_toml
 from controller.service.logs import set_up_logging
 from controller.service.mqtt import Broker
 from controller.service.notify import Notifier
+from controller.service.reload import Reloader
 from controller.service.requests import JournalError, RequestJournal
 from hostagent.agent import Agent
 from hostagent.attach.choice import choose_attacher
@@ -52,6 +53,9 @@ PATIENCE_S = 60.0
 SHORT_CALL_S = 30.0
 LONG_CALL_S = 330.0
 """For what unmounts or mounts at the other end, journal replay included."""
+STATUS_EVERY_S = 5.0
+LIVE_KEYS = frozenset({"log.level", "log.format"})
+"""What SIGHUP takes over."""
 LONG_VERBS = frozenset({"fs.release", "fs.reclaim", "fs.freeze", "backup.mark"})
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -82,11 +86,23 @@ class _Clock:
 class Daemon:
     """One agent, from `run` to the setting of `stopping`."""
 
-    def __init__(self, config: AgentConfig, notifier: Notifier | None = None) -> None:
+    def __init__(self, config: AgentConfig, path: Path, notifier: Notifier | None = None) -> None:
+        """`path`: the configuration's file, for `reload`."""
         self.stopping = asyncio.Event()
         self.ready = asyncio.Event()
         self._config = config
         self._notifier = notifier or Notifier(None)
+        self._reloader = Reloader(path, config, LIVE_KEYS, _set_up_logging)
+        self._jobs: JobEngine | None = None
+
+    def reload(self) -> None:
+        """Read the configuration file again, and take over what can be."""
+        if not self.ready.is_set() or self.stopping.is_set():
+            _log.warning("no reload: the agent is starting or stopping")
+            return
+        self._notifier.reloading(time.monotonic())
+        self._reloader.reload()
+        self._notifier.ready(self._status_line())
 
     async def run(self) -> None:
         """Serve until `stopping` is set. Raises HostError, RecordError, JournalError, OSError."""
@@ -131,6 +147,7 @@ class Daemon:
             jobs = JobEngine(
                 config.node, tables, RecordStore(config.state_dir / "jobs"), blocking, ports
             )
+            self._jobs = jobs
             agent = Agent(config, first, jobs)
             bus = Bus(broker, status=self._status(), handler=agent.handle, journal=journal)
             bus_box.append(bus)
@@ -140,19 +157,27 @@ class Daemon:
             stack.push_async_callback(jobs.stop)
             await blocking.run(_remove_strays, volumes, first.keys, jobs.list_jobs())
             await stack.enter_async_context(bus)
-            self._notifier.ready(f"{len(config.data_set)} data sets")
+            self._notifier.ready(self._status_line())
             self.ready.set()
-            await self._serve()
+            self._tell_service_manager("")
+            await self.stopping.wait()
             self._notifier.stopping()
 
-    async def _serve(self) -> None:
-        interval_s = self._notifier.watchdog_interval_s
-        while not self.stopping.is_set():
-            self._notifier.watchdog()
-            try:
-                await asyncio.wait_for(self.stopping.wait(), interval_s)
-            except TimeoutError:
-                continue
+    def _tell_service_manager(self, told: str) -> None:
+        """Feed the watchdog from the loop, to the end of a stop, which may unmount for minutes."""
+        self._notifier.watchdog()
+        line = self._status_line()
+        if line != told and not self.stopping.is_set():
+            self._notifier.status(line)
+        interval_s = min(self._notifier.watchdog_interval_s or STATUS_EVERY_S, STATUS_EVERY_S)
+        asyncio.get_running_loop().call_later(interval_s, self._tell_service_manager, line)
+
+    def _status_line(self) -> str:
+        """What `systemctl status` shows: `1 data sets; running: restore of demo`."""
+        jobs = self._jobs.list_jobs() if self._jobs is not None else []
+        running = [f"{j.kind.value} of {j.data_set}" for j in jobs if j.state is m.JobState.RUNNING]
+        text = f"{len(self._config.data_set)} data sets"
+        return text + (f"; running: {', '.join(running)}" if running else "")
 
     def _status(self) -> m.NodeStatus:
         return m.NodeStatus(
@@ -185,11 +210,16 @@ def _version() -> str:
         return "0"
 
 
-async def _main(config: AgentConfig) -> None:
-    daemon = Daemon(config, Notifier.from_environment(os.environ))
+def _set_up_logging(config: AgentConfig) -> None:
+    set_up_logging(config.log.level, config.log.format, program="trilun-agent", node=config.node)
+
+
+async def _main(config: AgentConfig, path: Path) -> None:
+    daemon = Daemon(config, path, Notifier.from_environment(os.environ))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, daemon.stopping.set)
+    loop.add_signal_handler(signal.SIGHUP, daemon.reload)
     await daemon.run()
 
 
@@ -209,9 +239,11 @@ def main() -> int:
     if options.check_config:
         sys.stdout.write(f"{options.config}: ok\n")
         return 0
-    set_up_logging(config.log.level, config.log.format)
+    _set_up_logging(config)
+    # A reload that is asked for before there is anything to reload must not end the process.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        asyncio.run(_main(config))
+        asyncio.run(_main(config, options.config))
     except (RejectedError, RecordError, JournalError, ConfigError, OSError) as exc:
         sys.stderr.write(f"trilun-agent: {exc}\n")
         return 1

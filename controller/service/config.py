@@ -7,8 +7,11 @@ beginning with the file's path; unknown keys are errors, and no line ever shows 
 
 from __future__ import annotations
 
+import os
+import re
 import stat
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -30,6 +33,9 @@ from controller.service.validation import error_lines
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_SECRET_BYTES = 4096
+CREDENTIAL_PREFIX = "credential:"
+CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"
+_CREDENTIAL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 KIB = 1 << 10
 MIB = 1 << 20
 
@@ -42,6 +48,10 @@ class ConfigError(Exception):
     def __init__(self, lines: list[str]) -> None:
         super().__init__("\n".join(lines))
         self.lines = lines
+
+
+class NoCredentialsError(ConfigError):
+    """A secret is a service's credential, and this process has no credentials."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +94,17 @@ def _size(value: Any) -> Any:
     return parse_size(value) if isinstance(value, str) else value
 
 
+def _secret_file(value: Path) -> Path:
+    name = _credential_name(value)
+    if name is not None and not _CREDENTIAL_NAME.fullmatch(name):
+        raise ValueError("must be credential:NAME, with letters, digits, '.', '_' and '-'")
+    return value
+
+
 Port = Annotated[int, AfterValidator(check_port)]
 EndpointField = Annotated[Endpoint, BeforeValidator(_endpoint)]
+SecretFile = Annotated[Path, AfterValidator(_secret_file)]
+"""A path, or `credential:NAME`; see `secret_path`."""
 SizeBytes = Annotated[int, BeforeValidator(_size), Field(ge=0)]
 
 
@@ -101,7 +120,7 @@ class BrokerConfig(Section):
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     port: Port = 1883
     username: str | None = None
-    password_file: Path | None = None
+    password_file: SecretFile | None = None
 
     def password(self) -> SecretStr | None:
         """Read the password; raises ConfigError when its file can't be used."""
@@ -112,9 +131,9 @@ class ChapConfig(Section):
     """CHAP for every target of this controller; mutual when the second pair is given."""
 
     user: Annotated[str, Field(min_length=1, max_length=223)]
-    secret_file: Path
+    secret_file: SecretFile
     mutual_user: str | None = None
-    mutual_secret_file: Path | None = None
+    mutual_secret_file: SecretFile | None = None
 
     @model_validator(mode="after")
     def _both_or_none(self) -> ChapConfig:
@@ -163,7 +182,8 @@ class LogConfig(Section):
     """What is logged, and how."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["console", "json"] = "console"
+    format: Literal["auto", "console", "json", "journal"] = "auto"
+    """`auto`: `journal` where the service manager connects stderr to it, else `console`."""
 
 
 class ResyncConfig(Section):
@@ -230,11 +250,34 @@ def load_toml(path: Path, model: type[ModelT]) -> ModelT:
         raise ConfigError([f"{path}: {line}" for line in error_lines(exc, model)]) from exc
 
 
-def read_secret(path: Path) -> SecretStr:
+def secret_path(path: Path, environ: Mapping[str, str] = os.environ) -> Path:
+    """The file of a secret; `credential:NAME` is what the service manager passed by that name.
+
+    See systemd.exec(5), "Credentials". Raises NoCredentialsError outside of such a service.
+    """
+    name = _credential_name(path)
+    if name is None:
+        return path
+    directory = environ.get(CREDENTIALS_VARIABLE)
+    if not directory:
+        raise NoCredentialsError(
+            [f"{path}: only the service has this credential (LoadCredential= in its unit)"]
+        )
+    return Path(directory) / name
+
+
+def _credential_name(path: Path) -> str | None:
+    text = str(path)
+    return text.removeprefix(CREDENTIAL_PREFIX) if text.startswith(CREDENTIAL_PREFIX) else None
+
+
+def read_secret(path: Path, environ: Mapping[str, str] = os.environ) -> SecretStr:
     """The one line of a secret's file, which others must not be able to read.
 
-    Raises ConfigError when it is missing, empty, too long or open to everybody.
+    `path` may be `credential:NAME` (see `secret_path`). Raises ConfigError when the secret is
+    missing, empty, too long or open to everybody.
     """
+    path = secret_path(path, environ)
     try:
         if stat.S_IMODE(path.stat().st_mode) & 0o007:
             raise ConfigError([f"{path}: everybody can open this secret; chmod o= it"])

@@ -8,6 +8,7 @@ written, so that a failing disk or broker can't fill the journal.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections import OrderedDict
@@ -15,6 +16,10 @@ from collections.abc import Callable, MutableMapping
 from typing import Any, Literal, TextIO
 
 import structlog
+
+from controller.service.journal import JournalHandler, stderr_is_journal
+
+Output = Literal["auto", "console", "json", "journal"]
 
 MAX_REMEMBERED_LINES = 512
 BURST_LINES = 5
@@ -60,11 +65,21 @@ def _mention(record: logging.LogRecord, held_back: int) -> None:
 
 def set_up_logging(
     level: str = "info",
-    output: Literal["console", "json"] = "console",
+    output: Output = "console",
     stream: TextIO | None = None,
     clock: Callable[[], float] = time.monotonic,
+    *,
+    program: str = "trilun",
+    node: str | None = None,
 ) -> None:
-    """Route structlog and `logging` to `stream` (stderr). Replaces what was set up before."""
+    """Route structlog and `logging` to `stream` (stderr) or the journal.
+
+    Replaces what was set up before. `auto` is the journal where stderr is connected to it, else
+    the console. The journal knows `program` and `node` for every line.
+    """
+    if output == "auto":
+        to_journal = stream is None and stderr_is_journal(os.environ)
+        output = "journal" if to_journal else "console"
     stream = sys.stderr if stream is None else stream
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -72,25 +87,19 @@ def set_up_logging(
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderer: structlog.typing.Processor
-    if output == "json":
-        renderer = structlog.processors.JSONRenderer()
+    handler: logging.Handler
+    if output == "journal":
+        always = {} if node is None else {"node": node}
+        handler = JournalHandler(program, always, stderr=stream)
     else:
-        renderer = structlog.dev.ConsoleRenderer(colors=stream.isatty())
-    last: list[structlog.typing.Processor] = [
-        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-        structlog.processors.StackInfoRenderer(),
-    ]
-    if output == "json":
-        last += [structlog.processors.format_exc_info, _limit_length]
-    handler = logging.StreamHandler(stream)
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(_formatter(output, shared, colors=stream.isatty()))
     handler.addFilter(RepeatFilter(clock))
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[*last, renderer])
-    )
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
+        if isinstance(old, JournalHandler):
+            old.close()
     root.addHandler(handler)
     root.setLevel(level.upper())
     structlog.configure(
@@ -103,6 +112,25 @@ def set_up_logging(
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
+    )
+
+
+def _formatter(
+    output: Output, shared: list[structlog.typing.Processor], *, colors: bool
+) -> logging.Formatter:
+    renderer: structlog.typing.Processor
+    if output == "json":
+        renderer = structlog.processors.JSONRenderer()
+    else:
+        renderer = structlog.dev.ConsoleRenderer(colors=colors)
+    last: list[structlog.typing.Processor] = [
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+        structlog.processors.StackInfoRenderer(),
+    ]
+    if output == "json":
+        last += [structlog.processors.format_exc_info, _limit_length]
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared, processors=[*last, renderer]
     )
 
 

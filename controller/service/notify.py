@@ -1,4 +1,4 @@
-"""Service notification: READY, STATUS, STOPPING and WATCHDOG to the service manager.
+"""Service notification: READY, STATUS, RELOADING, STOPPING and WATCHDOG to the service manager.
 
 Owns the datagrams of sd_notify(3). Must not block: a full or missing socket costs a message,
 never the daemon, so failures are logged and not raised. Without NOTIFY_SOCKET it does nothing.
@@ -41,6 +41,10 @@ class Notifier:
     def status(self, text: str) -> None:
         """A line for `systemctl status`."""
         self._send(f"STATUS={_one_line(text)}")
+
+    def reloading(self, now_s: float) -> None:
+        """A reload has begun; `ready` ends it. `now_s`: CLOCK_MONOTONIC (sd_notify(3))."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={int(now_s * 1_000_000)}")
 
     def stopping(self) -> None:
         """Shutting down has begun."""

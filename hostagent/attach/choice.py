@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from controller.service.config import secret_path
 from hostagent.attach.attacher import Attacher
 from hostagent.attach.open_iscsi import OpenIscsiAttacher
 from hostagent.attach.qemu import PACKAGE, PROGRAM, QemuAttacher
@@ -35,7 +36,7 @@ def choose_attacher(config: AgentConfig, transport: Path = TRANSPORT) -> tuple[A
             "the user-space initiator has no mutual CHAP",
             "use a kernel with the iSCSI initiator and attach kind 'open-iscsi'",
         )
-    secret = None if chap is None else (chap.user, chap.secret_file)
+    secret = None if chap is None else (chap.user, secret_path(chap.secret_file))
     directory = config.runtime_dir / "attach"
     return QemuAttacher(directory, config.initiator_name, secret, timeout_s), f"{kind}: {why}"
 

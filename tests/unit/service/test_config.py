@@ -15,9 +15,11 @@ from controller.service.config import (
     ConfigError,
     ControllerConfig,
     Endpoint,
+    NoCredentialsError,
     load_toml,
     parse_endpoint,
     read_secret,
+    secret_path,
 )
 from controller.service.validation import error_lines
 
@@ -104,6 +106,8 @@ def test_the_defaults_need_a_name_only(tmp_path: Path) -> None:
         ("[target]\nkind = 'tgt'", "target.kind: must be 'embedded', 'lio' or 'auto'"),
         ("[target.chap]\nuser = 'u'\nsecret_file = '/s'\nmutual_user = 'm'",
          "target.chap: mutual_user and mutual_secret_file go together"),
+        ("[broker]\npassword_file = 'credential:../x'",
+         "broker.password_file: must be credential:NAME, with letters, digits, '.', '_' and '-'"),
         ("broker = 3", "broker: must be a table of keys and values"),
     ],
 )  # fmt: skip
@@ -178,3 +182,20 @@ def test_odd_secrets_are_refused_without_showing_them(tmp_path: Path, content: b
     with pytest.raises(ConfigError) as caught:
         read_secret(path)
     assert "two" not in str(caught.value)
+
+
+def test_a_secret_may_be_a_credential(tmp_path: Path) -> None:
+    """systemd.exec(5): a file by that name in a folder of the service's own."""
+    (tmp_path / "mqtt").write_text("hush\n")
+    (tmp_path / "mqtt").chmod(0o440)
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    name = Path("credential:mqtt")
+    assert secret_path(name, environ) == tmp_path / "mqtt"
+    assert read_secret(name, environ).get_secret_value() == "hush"
+    assert secret_path(Path("/etc/secret"), environ) == Path("/etc/secret")
+    with pytest.raises(ConfigError, match=f"{tmp_path}/chap: No such file"):
+        read_secret(Path("credential:chap"), environ)
+    with pytest.raises(NoCredentialsError, match="credential:mqtt: only the service has this"):
+        read_secret(name, {})
+    config = load(tmp_path, 'node = "a"\n[broker]\npassword_file = "credential:mqtt"')
+    assert config.broker.password_file == name

@@ -1,149 +1,178 @@
-"""The request journal at every crash image: what was remembered is still known."""
+"""Logging to the journal: entries as they arrive at a real datagram socket."""
 
 from __future__ import annotations
 
-import asyncio
+import errno
+import io
+import logging
 import os
+import socket
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+import structlog
+from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.api.codes import Code, Verdict
-from controller.api.errors import RejectedError
-from controller.api.messages import Reply
-from controller.service.requests import JournalError, RequestJournal
+from controller.service import journal, logs
+from controller.service.journal import (
+    MAX_FIELDS,
+    MAX_VALUE_BYTES,
+    JournalHandler,
+    encode,
+    stderr_is_journal,
+)
 
 pytestmark = pytest.mark.plain
 
 
-def reply(request_id: str, message: str = "done") -> Reply:
-    return Reply(id=request_id, node="n", verdict=Verdict.ACCEPTED, code=Code.OK, message=message)
+def parse(entry: bytes) -> dict[str, str]:
+    """An entry's fields, as journald reads them."""
+    fields = {}
+    while entry:
+        line, _, rest = entry.partition(b"\n")
+        if b"=" in line:
+            name, _, value = line.partition(b"=")
+        else:
+            name = line
+            (size,) = struct.unpack_from("<Q", rest)
+            value, end, rest = rest[8 : 8 + size], rest[8 + size : 9 + size], rest[9 + size :]
+            assert end == b"\n"
+        fields[name.decode()] = value.decode()
+        entry = rest
+    return fields
 
 
-async def test_answers_survive_a_restart(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "requests.log"
-    journal = await RequestJournal.open(path)
-    assert await journal.begin("a") is None
-    await journal.finish("a", reply("a"))
-    assert await journal.begin("b") is None
-    assert await journal.begin("a") == reply("a")
-    await journal.close()
-    again = await RequestJournal.open(path)
-    assert await again.begin("a") == reply("a")
-    assert await again.begin("b") is None, "begun without an answer: carried out again"
-    await again.close()
+@pytest.fixture
+def journald(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """What stands in journald's place, with the program's logging going there."""
+    path = tmp_path / "socket"
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(path))
+        receiver.settimeout(5)
+
+        class Here(JournalHandler):
+            def __init__(self, program: str, always: dict[str, str], stderr: io.StringIO) -> None:
+                super().__init__(program, always, path, stderr)
+
+        monkeypatch.setattr(logs, "JournalHandler", Here)
+        logs.set_up_logging("info", "journal", io.StringIO(), program="trilund", node="ctl1")
+        (handler,) = root.handlers
+        yield receiver
+    handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
 
 
-async def test_an_id_is_on_disk_before_begin_returns(tmp_path: Path) -> None:
-    path = tmp_path / "requests.log"
-    journal = await RequestJournal.open(path)
-    await journal.begin("early")
-    assert b'"early"' in path.read_bytes()
-    await journal.close()
+def test_every_key_is_a_field(journald: socket.socket) -> None:
+    structlog.get_logger("ours").warning(
+        "pair is suspended", pair="demo", volume="first", job="restore-1", reason="link\nlost"
+    )
+    assert parse(journald.recv(1 << 16)) == {
+        "MESSAGE": "pair is suspended pair=demo volume=first job=restore-1 reason='link\\nlost'",
+        "PRIORITY": "4",
+        "SYSLOG_IDENTIFIER": "trilund",
+        "LOGGER": "ours",
+        "TRILUN_NODE": "ctl1",
+        "TRILUN_PAIR": "demo",
+        "TRILUN_VOLUME": "first",
+        "TRILUN_JOB": "restore-1",
+        "TRILUN_REASON": "link\nlost",
+    }
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size
+def test_other_libraries_lines_arrive_too(journald: socket.socket) -> None:
+    logging.getLogger("theirs").error("odd %s", "thing")
+    fields = parse(journald.recv(1 << 16))
+    assert (fields["MESSAGE"], fields["PRIORITY"], fields["LOGGER"]) == ("odd thing", "3", "theirs")
+    assert fields["TRILUN_NODE"] == "ctl1"
 
 
-async def _written(path: Path, count: int) -> list[int]:
-    """A journal with `count` answered ids; how long the file was after each answer."""
-    journal = await RequestJournal.open(path)
-    lengths = []
-    for number in range(count):
-        await journal.begin(f"r{number}")
-        await journal.finish(f"r{number}", reply(f"r{number}"))
-        lengths.append(_size(path))
-    await journal.close()
-    return lengths
+def test_an_exception_is_one_entry(journald: socket.socket) -> None:
+    for logger in (structlog.get_logger("ours"), logging.getLogger("theirs")):
+        try:
+            int("planted")
+        except ValueError:
+            logger.exception("failed")
+        fields = parse(journald.recv(1 << 16))
+        first, _, rest = fields["MESSAGE"].partition("\n")
+        assert first == "failed"
+        assert "ValueError: invalid literal" in rest
+        assert fields["PRIORITY"] == "3"
 
 
-@settings(max_examples=40, deadline=None)
-@given(data=st.data())
-def test_a_torn_end_loses_only_what_was_torn(
-    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    path = tmp_path_factory.mktemp("journal") / "requests.log"
-
-    async def scenario() -> None:
-        lengths = await _written(path, 4)
-        whole = path.read_bytes()
-        header_bytes = whole.index(b"\n") + 1
-        cut = data.draw(st.integers(header_bytes, len(whole)))
-        garbage = data.draw(st.binary(max_size=30))
-        path.write_bytes(whole[:cut] + garbage)
-        journal = await RequestJournal.open(path)
-        for number, length in enumerate(lengths):
-            known = await journal.begin(f"r{number}")
-            if length <= cut:
-                assert known == reply(f"r{number}")
-        await journal.begin("new")
-        await journal.finish("new", reply("new"))
-        await journal.close()
-        again = await RequestJournal.open(path)
-        assert await again.begin("new") == reply("new"), "written behind what was cut off"
-        assert await again.begin("r0") == (reply("r0") if lengths[0] <= cut else None)
-        await again.close()
-
-    asyncio.run(scenario())
+def test_an_entry_is_bounded(journald: socket.socket) -> None:
+    keys = {f"k{number}": "x" * 100_000 for number in range(100)}
+    structlog.get_logger("ours").info("much", **keys)
+    entry = journald.recv(1 << 20)
+    assert len(entry) <= (MAX_FIELDS + 1) * (MAX_VALUE_BYTES + 100)
+    assert len(parse(entry)) == MAX_FIELDS
 
 
-async def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
-    path = tmp_path / "requests.log"
-    await _written(path, 2)
-    whole = path.read_bytes()
-    first, last = whole.rsplit(b'"done"', 1)
-    path.write_bytes(first + b'"dune"' + last)
-    journal = await RequestJournal.open(path)
-    assert await journal.begin("r0") == reply("r0")
-    assert await journal.begin("r1") is None, "its answer can't be trusted"
-    await journal.close()
+def test_a_full_journal_costs_lines_and_is_told(journald: socket.socket) -> None:
+    log = structlog.get_logger("ours")
+    for number in range(2000):
+        log.info("line", number=number)
+    journald.setblocking(False)
+    arrived = 0
+    with pytest.raises(OSError) as caught:  # noqa: PT012 - it ends when all were read
+        while True:
+            journald.recv(1 << 16)
+            arrived += 1
+    assert caught.value.errno == errno.EAGAIN
+    assert 0 < arrived < 2000
+    log.info("again")
+    assert parse(journald.recv(1 << 16))["MESSAGE"] == f"{2000 - arrived} lines were lost"
+    assert parse(journald.recv(1 << 16))["MESSAGE"] == "again"
 
 
-async def test_it_stays_bounded(tmp_path: Path) -> None:
-    path = tmp_path / "requests.log"
-    journal = await RequestJournal.open(path, max_ids=8)
-    for number in range(200):
-        await journal.begin(f"r{number}")
-        await journal.finish(f"r{number}", reply(f"r{number}"))
-        assert path.read_bytes().count(b"\n") <= 4 * 8 + 2
-    assert await journal.begin("r199") == reply("r199")
-    assert await journal.begin("r150") is None, "forgotten"
-    await journal.close()
-    again = await RequestJournal.open(path, max_ids=8)
-    assert await again.begin("r199") == reply("r199")
-    await again.close()
+def test_without_a_journal_lines_go_to_stderr(tmp_path: Path) -> None:
+    out = io.StringIO()
+    handler = JournalHandler("trilund", {}, tmp_path / "nobody", out)
+    handler.emit(logging.LogRecord("x", logging.INFO, "", 0, "a line", (), None))
+    handler.close()
+    assert out.getvalue() == "a line\n"
 
 
-async def test_a_large_result_is_not_recorded(tmp_path: Path) -> None:
-    journal = await RequestJournal.open(tmp_path / "requests.log")
-    large = reply("a").model_copy(update={"result": {"x": "y" * 100_000}})
-    await journal.begin("a")
-    await journal.finish("a", large)
-    assert await journal.begin("a") == reply("a")
-    await journal.close()
+@given(st.dictionaries(st.from_regex("[A-Z][A-Z0-9_]{0,20}", fullmatch=True), st.text()))
+def test_entries_read_back(fields: dict[str, str]) -> None:
+    short = {
+        name: value
+        for name, value in fields.items()
+        if len(value.encode("utf-8", "backslashreplace")) <= MAX_VALUE_BYTES
+    }
+    shown = {
+        name: text.encode("utf-8", "backslashreplace").decode() for name, text in short.items()
+    }
+    assert parse(encode(short)) == shown
 
 
-@pytest.mark.parametrize("content", [b"something else\n", b"\0" * 100])
-async def test_a_foreign_file_is_refused(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "requests.log"
-    path.write_bytes(content)
-    with pytest.raises(JournalError):
-        await RequestJournal.open(path)
-    assert path.read_bytes() == content
+def test_whether_stderr_is_the_journal(tmp_path: Path) -> None:
+    with (tmp_path / "stderr").open("w") as file:
+        status = os.fstat(file.fileno())
+        ours = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
+        assert stderr_is_journal(ours, file.fileno())
+        assert not stderr_is_journal({"JOURNAL_STREAM": f"{status.st_dev}:1"}, file.fileno())
+        assert not stderr_is_journal({}, file.fileno())
 
 
-async def test_after_a_failed_write_nothing_is_promised(tmp_path: Path) -> None:
-    journal = await RequestJournal.open(tmp_path / "requests.log")
-    full = os.open("/dev/full", os.O_WRONLY)
-    fd, journal._fd = journal._fd, full
-    with pytest.raises(RejectedError) as caught:
-        await journal.begin("a")
-    assert caught.value.code is Code.IO_ERROR
-    journal._fd = fd
-    with pytest.raises(RejectedError):
-        await journal.begin("b")
-    os.close(full)
-    await journal.close()
+def test_auto_is_the_console_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        logs.set_up_logging("info", "auto")
+        assert not isinstance(root.handlers[0], journal.JournalHandler)
+        monkeypatch.setattr(logs, "stderr_is_journal", lambda environ: True)
+        logs.set_up_logging("info", "auto")
+        (handler,) = root.handlers
+        assert isinstance(handler, journal.JournalHandler)
+        handler.close()
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        structlog.reset_defaults()

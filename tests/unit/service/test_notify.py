@@ -23,12 +23,14 @@ def test_what_arrives(tmp_path: Path, abstract: bool) -> None:
         notifier.ready("serving\n2 volumes")
         notifier.status("busy")
         notifier.watchdog()
+        notifier.reloading(12.5)
         notifier.stopping()
-        received = [manager.recv(1000) for _ in range(4)]
+        received = [manager.recv(1000) for _ in range(5)]
     assert received == [
         b"READY=1\nSTATUS=serving 2 volumes",
         b"STATUS=busy",
         b"WATCHDOG=1",
+        b"RELOADING=1\nMONOTONIC_USEC=12500000",
         b"STOPPING=1",
     ]
 
