@@ -255,6 +255,8 @@ class Oracle:
     ) -> None:
         """Hosts may write from here on."""
         name = key[1]
+        if tracked.copied_back:
+            self._kept_on_p(machine, records)
         for record in records:
             if record.role is Role.P_VOL and record.state is PairState.PAIR and tracked.copied_back:
                 self._same_as_source(machine, record)
@@ -272,6 +274,13 @@ class Oracle:
         if replaced:
             self._rebase(machine, key, tracked)
         self.event(f"{key[0]}/{name} may be written by hosts")
+
+    def _kept_on_p(self, machine: Machine, records: list[PairRecord]) -> None:
+        """What hosts wrote to the S-VOL is on the P-VOL now: to overwrite it gives nothing up."""
+        for record in records:
+            source = self.volumes.get((record.peer or machine.name, record.other_volume))
+            if record.role is Role.P_VOL and record.goal == "mirror" and source is not None:
+                source.written &= self._differs_at(machine, record) is not None
 
     def _copied_whole(self, machine: Machine, records: list[PairRecord]) -> bool:
         """The copy back had ended, and the link went before both sides knew."""
