@@ -9,6 +9,7 @@ import pytest
 from deploy.labs.host import Host
 from tests.lab.lio import (
     IQN,
+    LOAD_UNIT,
     PYTHON,
     ROOT,
     TARGETS,
@@ -29,6 +30,7 @@ def files(solo: Host) -> Iterator[Files]:
     served.prepare()
     solo.run("dmesg", "-C")
     yield served
+    solo.run("systemctl", "stop", LOAD_UNIT, check=False)
     log_out(solo)
     served.stop()
     forget = Files(solo, files=[], unit="lio-forget")
@@ -62,7 +64,7 @@ def test_a_file_system_comes_back_as_it_was_written(files: Files) -> None:
 def test_a_killed_daemon_is_a_pause(files: Files) -> None:
     host = files.host
     files.start()
-    load = Load(host, log_in(host), seconds=25)
+    load = Load(host, log_in(host))
     load.start()
     for _ in range(2):
         load.goes_on()
@@ -76,7 +78,7 @@ def test_a_killed_daemon_is_a_pause(files: Files) -> None:
 def test_a_clean_stop_is_a_pause(files: Files) -> None:
     host = files.host
     files.start()
-    load = Load(host, log_in(host), seconds=20)
+    load = Load(host, log_in(host))
     load.start()
     load.goes_on()
     files.stop()

@@ -103,7 +103,7 @@ def test_a_volume_through_its_life(controller: Controller) -> None:
     assert host.shell(f"ls -R {TARGETS}/iscsi").text == before
 
     # Killed and started again by systemd, restarted by an operator: pauses.
-    load = Load(host, disk, seconds=60)
+    load = Load(host, disk)
     load.start()
     load.goes_on()
     host.run("systemctl", "kill", "-s", "KILL", UNIT)

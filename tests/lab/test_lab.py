@@ -1,0 +1,120 @@
+"""The lab as a tool: its commands, its links, and that nothing is left of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from deploy.labs.lab import Lab
+from deploy.labs.process import Process
+from deploy.labs.roles import ADDRESSES
+from deploy.pair import REPOSITORY
+
+pytestmark = pytest.mark.lab
+
+CONNECT = """
+import socket, sys, time
+began = time.monotonic()
+socket.create_connection((sys.argv[1], 7), timeout=float(sys.argv[2])).close()
+print(time.monotonic() - began)
+"""
+
+
+def command(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`deploy/lab` for a lab in that directory."""
+    return subprocess.run(
+        [str(REPOSITORY / ".venv/bin/python"), "-m", "deploy.labs", *arguments],
+        cwd=REPOSITORY,
+        env={**os.environ, "TRILUN_LAB": str(directory)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def connects(lab: Lab, one: str, other: str, timeout_s: float = 2.0) -> float | None:
+    """How long a connection from one host to another takes, in seconds; None when there is none."""
+    where = (ADDRESSES[other], str(timeout_s))
+    ran = lab.host(one).run("python3", "-IS", "-c", CONNECT, *where, check=False)
+    return float(ran.text) if ran.code == 0 else None
+
+
+def test_commands(lab: Lab) -> None:
+    status = command(lab.directory, "status")
+    assert status.returncode == 0, status.stderr
+    for name in lab.names:
+        assert f"\n{name} " in status.stdout
+    ran = command(lab.directory, "run", "host1", "sh", "-c", "hostname; echo no >&2; exit 5")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (5, "host1\n", "no\n")
+    said = command(lab.directory, "trilun", "--json", "status")
+    assert {entry["node"] for entry in json.loads(said.stdout)["nodes"]} >= {"primary", "secondary"}
+    unknown = command(lab.directory, "plug", "host9")
+    assert unknown.returncode == 2
+    assert "there is no host 'host9'" in unknown.stderr
+
+
+def test_up_twice_changes_nothing(lab: Lab) -> None:
+    before = {name: host.process for name, host in lab.hosts.items()}
+    again = Lab.up(lab.directory, lab.names, lab.target)
+    assert {name: host.process for name, host in again.hosts.items()} == before
+
+
+def test_units_run_from_the_wheel_in_a_sandbox(lab: Lab) -> None:
+    show = ("-p", "ExecMainStatus", "-p", "User", "-p", "ActiveState", "--value")
+    shown = lab.host("primary").run("systemctl", "show", "trilund@primary", *show).text.split()
+    assert sorted(shown) == ["0", "active", "trilun"]
+    lab.host("primary").shell("cd /; test -x /opt/trilun/bin/trilund")
+    where = lab.host("primary").shell(
+        "cd /; /opt/trilun/bin/python -c 'import controller; print(controller.__file__)'"
+    )
+    assert where.text.startswith("/opt/trilun/lib")
+
+
+def test_a_cut_link_and_a_slow_one(lab: Lab) -> None:
+    try:
+        lab.cut("host1", "secondary")
+        assert connects(lab, "host1", "secondary") is None
+        assert connects(lab, "secondary", "host1") is None
+        assert connects(lab, "host1", "primary") is not None
+        lab.mend("host1", "secondary")
+        lab.delay("host1", "secondary", 100)
+        slow, quick = connects(lab, "host1", "secondary"), connects(lab, "host1", "primary")
+        assert slow is not None
+        assert quick is not None
+        assert slow >= 0.2 > quick
+    finally:
+        lab.mend("host1", "all")
+    assert connects(lab, "host1", "secondary") is not None
+    assert lab.links.broken() == []
+
+
+def test_a_cut_outlives_a_boot(lab: Lab) -> None:
+    lab.cut("host2", "all")
+    try:
+        lab.host("host2").kill()
+        lab.host("host2").start()
+        lab.host("host2").wait_booted()
+        assert connects(lab, "host2", "primary") is None
+    finally:
+        lab.mend("host2", "all")
+    assert connects(lab, "host2", "primary") is not None
+
+
+def test_nothing_is_left(tmp_path: Path) -> None:
+    """A small lab, taken down while one of its hosts boots."""
+    directory = tmp_path / "lab"
+    before = Path("/proc/self/mounts").read_text(encoding="utf-8")
+    lab = Lab._make(directory, ["host2"], "embedded")
+    lab.host("host2").start()
+    processes = [lab.network.holder, lab.host("host2").process]
+    assert all(isinstance(entry, Process) and entry.alive for entry in processes)
+    assert Lab.down(directory)
+    assert not any(isinstance(entry, Process) and entry.alive for entry in processes)
+    assert list(tmp_path.iterdir()) == []
+    assert Path("/proc/self/mounts").read_text(encoding="utf-8") == before
+    assert not Lab.down(directory)
