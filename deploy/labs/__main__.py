@@ -63,8 +63,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def shell(arguments: argparse.Namespace) -> int:
-    """A shell on a host."""
-    return follow(Lab.open(directory_of_choice()).host(arguments.host), ["bash", "-l"])
+    """A shell on a host, without root's own settings: they are the machine's, and slow there."""
+    host = Lab.open(directory_of_choice()).host(arguments.host)
+    return follow(host, ["env", r"PS1=\u@\h:\w\$ ", "bash", "--noprofile", "--norc"])
 
 
 def trilun(arguments: argparse.Namespace) -> int:

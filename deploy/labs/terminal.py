@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import select
 import shutil
+import signal
 import sys
 import termios
 import tty
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from deploy.labs.channel import Call
+from deploy.labs.channel import LOOK_EVERY_S, Call
 from deploy.labs.host import Host
 from deploy.labs.problem import HostGoneError
 
@@ -26,21 +27,23 @@ POWER_OFF = 75
 def follow(host: Host, command: list[str]) -> int:
     """Run a command, input and output passed on; its exit code, 128 + N for signal N."""
     on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    window = list(shutil.get_terminal_size())[::-1] if on_terminal else None
-    call = host.channel.start(*command, window=window)
-    with call.link, _raw_terminal() if on_terminal else _cooked():
+    call = host.channel.start(*command, window=_window() if on_terminal else None)
+    with call.link, _terminal() if on_terminal else _plain() as resized:
         try:
-            code = _carry(call, _write_through)
+            code = _carry(call, resized)
         except HostGoneError as error:
             print(f"\r\nlab: {error}\r", file=sys.stderr)
             return POWER_OFF
     return code if code >= 0 else 128 - code
 
 
-def _carry(call: Call, put: Callable[[int, bytearray], None]) -> int:
+def _carry(call: Call, resized: list[bool]) -> int:
     link, inputs = call.link.fileno(), [0]
     while True:
-        ready, _, _ = select.select([link, *inputs], [], [], 0.5)
+        ready, _, _ = select.select([link, *inputs], [], [], LOOK_EVERY_S)
+        if resized:
+            resized.clear()
+            call.resize(*_window())
         if 0 in ready:
             data = os.read(0, CHUNK_BYTES)
             if data:
@@ -50,8 +53,8 @@ def _carry(call: Call, put: Callable[[int, bytearray], None]) -> int:
                 inputs.clear()
         if link in ready or not ready:
             code = call.step(0)
-            put(1, call.stdout)
-            put(2, call.stderr)
+            _write_through(1, call.stdout)
+            _write_through(2, call.stderr)
             if code is not None:
                 return code
 
@@ -61,16 +64,25 @@ def _write_through(fd: int, data: bytearray) -> None:
         del data[: os.write(fd, data)]
 
 
+def _window() -> list[int]:
+    columns, rows = shutil.get_terminal_size()
+    return [rows, columns]
+
+
 @contextmanager
-def _raw_terminal() -> Iterator[None]:
+def _terminal() -> Iterator[list[bool]]:
+    """Keys go to the host as they are pressed. The list holds something when the size is new."""
+    resized: list[bool] = []
     before = termios.tcgetattr(0)
+    handler = signal.signal(signal.SIGWINCH, lambda *_: resized.append(True))
     tty.setraw(0)
     try:
-        yield
+        yield resized
     finally:
         termios.tcsetattr(0, termios.TCSADRAIN, before)
+        signal.signal(signal.SIGWINCH, handler)
 
 
 @contextmanager
-def _cooked() -> Iterator[None]:
-    yield
+def _plain() -> Iterator[list[bool]]:
+    yield []
