@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 
 from deploy.labs.channel import PORT
+from deploy.labs.process import call
 
 LAB = "usr/lib/trilun-lab"
 GUEST = Path(__file__).parent / "guest"
@@ -115,14 +116,15 @@ class Layer:
         target.unlink(missing_ok=True)
         target.symlink_to(to)
 
-    def enable(self, unit: str, of: str = "multi-user.target", template: str = "") -> None:
-        """What `systemctl enable` does."""
-        where = f"etc/systemd/system/{of}.wants/{unit}"
-        file = template or unit
-        place = "/etc/systemd/system"
-        if not (self.root / "etc/systemd/system" / file).exists():
-            place = "/usr/lib/systemd/system"
-        self.link(where, f"{place}/{file}")
+    def want(self, unit: str, of: str) -> None:
+        """Start a unit at boot, one of the distribution's or of this layer."""
+        own = self.root / "etc/systemd/system" / unit
+        place = "/etc" if own.exists() else "/usr/lib"
+        self.link(f"etc/systemd/system/{of}.wants/{unit}", f"{place}/systemd/system/{unit}")
+
+    def enable(self, unit: str) -> None:
+        """`systemctl enable`, as the unit's own `[Install]` section has it."""
+        call("systemctl", f"--root={self.root}", "--quiet", "enable", unit)
 
     def build(self, name: str, names: dict[str, str]) -> None:
         """Write what every host has; `names` are addresses by host, for /etc/hosts."""
@@ -142,8 +144,8 @@ class Layer:
         self.write("etc/systemd/system.conf.d/lab.conf", MANAGER)
         self.write("etc/systemd/system/lab-agent.service", AGENT_UNIT)
         self.write("etc/systemd/system/lab-tmpfiles.service", TMPFILES_UNIT)
-        self.enable("lab-agent.service", of="sysinit.target")
-        self.enable("lab-tmpfiles.service", of="sysinit.target")
+        self.want("lab-agent.service", of="sysinit.target")
+        self.want("lab-tmpfiles.service", of="sysinit.target")
         self.link("etc/systemd/system/default.target", "/usr/lib/systemd/system/multi-user.target")
         for generator in sorted(GENERATORS.glob("*")):
             self.link(f"etc/systemd/system-generators/{generator.name}", "/dev/null")

@@ -17,6 +17,7 @@ PROGRAMS = {
     "switch_root": "util-linux",
     "insmod": "kmod",
     "/lib/systemd/systemd": "systemd",
+    "systemctl": "systemd",
     "/lib/systemd/systemd-udevd": "udev",
     "/usr/bin/python3": "python3",
 }

@@ -19,7 +19,7 @@ USUAL = ("primary", "secondary", "host1", "host2")
 BROKER_HOST = "host1"
 """No test pulls this host's plug alone: commands have to arrive."""
 SYSTEMD = REPOSITORY / "systemd"
-UNITS = sorted(SYSTEMD.glob("*.service"))
+UNITS = sorted(file for file in SYSTEMD.iterdir() if file.is_file())
 FOR_THE_KERNELS_TARGET = {
     "modules-load.conf": "etc/modules-load.d/trilun.conf",
     "tmpfiles.conf": "etc/tmpfiles.d/trilun.conf",
@@ -94,7 +94,7 @@ def furnish(layer: Layer, name: str, hosts: list[str], target: str) -> None:
         add_user(layer, "trilun")
         peers = [peer for peer in hosts if peer in CONTROLLERS and peer != name]
         layer.write(f"etc/trilun/{name}.toml", controller_config(name, peers, target))
-        layer.enable(unit_of(name), template="trilund@.service")
+        layer.enable(unit_of(name))
         if target != "embedded":
             for file, place in FOR_THE_KERNELS_TARGET.items():
                 text = (SYSTEMD / "lio" / file).read_text(encoding="utf-8")
@@ -103,11 +103,11 @@ def furnish(layer: Layer, name: str, hosts: list[str], target: str) -> None:
         layer.write(f"etc/trilun/{name}.toml", agent_config(name))
         layer.write("etc/modules-load.d/trilun.conf", "iscsi_tcp\n")
         layer.write("etc/iscsi/initiatorname.iscsi", f"InitiatorName=iqn.2026-11.io.lab:{name}\n")
-        layer.enable("iscsid.socket", of="sockets.target")
-        layer.enable(unit_of(name), template="trilun-agent@.service")
+        layer.want("iscsid.socket", of="sockets.target")
+        layer.enable(unit_of(name))
     if name == BROKER_HOST:
         layer.write("etc/mosquitto/conf.d/lab.conf", BROKER_CONFIG)
-        layer.enable("mosquitto.service")
+        layer.want("mosquitto.service", of="multi-user.target")
 
 
 def controller_config(name: str, peers: list[str], target: str) -> str:
