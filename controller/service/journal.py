@@ -31,6 +31,9 @@ SEND_BUFFER_BYTES = 8 << 20
 _LENGTH = struct.Struct("<Q")
 _PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 _NO_FIELDS = frozenset({"event", "level", "timestamp", "logger", "exception", "stack"})
+_SUBJECT = re.compile(r"(pair|volume|peer|link to) %s\b")
+"""What a line of the standard library's loggers is about, when it begins with that."""
+_KEY_OF_SUBJECT = {"link to": "peer"}
 _FULL = frozenset({errno.EAGAIN, errno.ENOBUFS})
 
 
@@ -76,7 +79,8 @@ class JournalHandler(logging.Handler):
             event = _event(record)
             if self._lost and self._send("warning", f"{self._lost} lines were lost", {}):
                 self._lost = 0
-            if not self._send(str(event["level"]), _message(event), event):
+            keys = event if isinstance(record.msg, dict) else {}
+            if not self._send(str(event["level"]), _message(event, keys), event):
                 self._lost += 1
         except Exception:  # noqa: BLE001
             # As logging's own handlers: a line that can't be logged must not fail what it tells of.
@@ -130,6 +134,7 @@ def _event(record: logging.LogRecord) -> dict[str, Any]:
     else:
         event = {
             **structlog.contextvars.get_contextvars(),
+            **_subject(record),
             "event": record.getMessage(),
             "exc_info": record.exc_info,
         }
@@ -137,10 +142,18 @@ def _event(record: logging.LogRecord) -> dict[str, Any]:
     return {"logger": record.name, "level": record.levelname.lower(), **event}
 
 
-def _message(event: Mapping[str, Any]) -> str:
-    """What journalctl shows: the event and its keys, then the traceback."""
-    keys = [f"{key}={_quoted(value)}" for key, value in event.items() if key not in _NO_FIELDS]
-    lines = [" ".join([str(event.get("event", "")), *keys])]
+def _subject(record: logging.LogRecord) -> dict[str, str]:
+    """`log.info("pair %s: up", name)` is about a pair: its name becomes a field as well."""
+    found = _SUBJECT.match(str(record.msg))
+    if found is None or not isinstance(record.args, tuple) or not record.args:
+        return {}
+    return {_KEY_OF_SUBJECT.get(found[1], found[1]): str(record.args[0])}
+
+
+def _message(event: Mapping[str, Any], keys: Mapping[str, Any]) -> str:
+    """What journalctl shows: the event with its keys, then the traceback."""
+    pairs = [f"{key}={_quoted(value)}" for key, value in keys.items() if key not in _NO_FIELDS]
+    lines = [" ".join([str(event.get("event", "")), *pairs])]
     lines += [str(event[key]) for key in ("stack", "exception") if event.get(key)]
     return "\n".join(lines)
 

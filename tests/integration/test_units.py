@@ -11,8 +11,9 @@ import pytest
 
 SYSTEMD = Path(__file__).resolve().parents[2] / "systemd"
 UNITS = sorted([*SYSTEMD.glob("*.service"), *SYSTEMD.glob("*.target")])
-EXPOSURE = {"trilund@.service": 1.5, "trilun-agent@.service": 4.8}
-"""The agent's is what is left without a mount namespace; docs/installing.md tells why."""
+EXPOSURE = {"trilund@.service": 1.5, "trilun-agent@.service": 5.0}
+"""At most. The agent's (4.8 by systemd 252) is what is left without a mount namespace: nothing that
+mounts for its host gets below 3.9."""
 
 HIDES_MOUNTS = re.compile(
     r"Private(Devices|IPC|Mounts|Network|Tmp|Users)"

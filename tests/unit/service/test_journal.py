@@ -93,6 +93,22 @@ def test_other_libraries_lines_arrive_too(journald: socket.socket) -> None:
     assert fields["TRILUN_NODE"] == "ctl1"
 
 
+@pytest.mark.parametrize(
+    ("line", "field"),
+    [
+        ("pair %s: up", "TRILUN_PAIR"),
+        ("volume %s is not closed cleanly", "TRILUN_VOLUME"),
+        ("link to %s: up", "TRILUN_PEER"),
+    ],
+)
+def test_what_a_line_begins_with_is_a_field(journald: socket.socket, line: str, field: str) -> None:
+    logging.getLogger("theirs").info(line, "x")
+    fields = parse(journald.recv(1 << 16))
+    assert (fields["MESSAGE"], fields[field]) == (line % "x", "x")
+    logging.getLogger("theirs").info("a " + line, "x")
+    assert field not in parse(journald.recv(1 << 16))
+
+
 def test_an_exception_is_one_entry(journald: socket.socket) -> None:
     for logger in (structlog.get_logger("ours"), logging.getLogger("theirs")):
         try:
