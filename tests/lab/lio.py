@@ -32,7 +32,7 @@ class Files:
     """`python -m targets.lio` as a unit of the host's systemd."""
 
     host: Host
-    files: list[str] = field(default_factory=lambda: ["/root/f0"])
+    files: list[str] = field(default_factory=lambda: ["/srv/f0"])
     options: list[str] = field(default_factory=list)
     unit: str = UNIT
 

@@ -58,7 +58,7 @@ def test_a_file_system_comes_back_as_it_was_written(files: Files) -> None:
     )
     assert again.text == made.text
     # And the file itself holds it.
-    assert "ext4" in host.run("blkid", "-p", "/root/f0").text
+    assert "ext4" in host.run("blkid", "-p", "/srv/f0").text
 
 
 def test_a_killed_daemon_is_a_pause(files: Files) -> None:
@@ -100,7 +100,7 @@ def test_a_grown_file_reaches_the_initiator(files: Files) -> None:
     files.start()
     disk = log_in(host)
     assert host.run("blockdev", "--getsize64", disk).text == str(64 << 20)
-    host.shell("truncate -s 96M /root/f0")
+    host.shell("truncate -s 96M /srv/f0")
     host.run("systemctl", "kill", "-s", "HUP", "lio-files")
 
     def grown() -> bool:
@@ -120,9 +120,9 @@ def test_what_others_have_configured_stays_as_it_is(files: Files) -> None:
     host.shell("modprobe -a target_core_user target_core_file iscsi_target_mod")
     host.shell(
         f"""cd {TARGETS}
-        truncate -s 16M /root/other
+        truncate -s 16M /srv/other
         mkdir -p core/fileio_0/trilun-files@x core/user_3/other iscsi
-        echo fd_dev_name=/root/other,fd_dev_size=16777216 > core/fileio_0/trilun-files@x/control
+        echo fd_dev_name=/srv/other,fd_dev_size=16777216 > core/fileio_0/trilun-files@x/control
         echo 1 > core/fileio_0/trilun-files@x/enable
         echo dev_config=other/1 > core/user_3/other/control
         echo dev_size=1048576 > core/user_3/other/control

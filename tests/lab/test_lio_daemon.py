@@ -41,7 +41,7 @@ class Controller:
             (SYSTEMD / "lio/trilund.conf").read_text(),
         )
         self.put("/etc/trilun/ctl1.toml", config)
-        self.put("/root/broker.conf", "listener 1884 127.0.0.1\nallow_anonymous true\n")
+        self.put("/srv/broker.conf", "listener 1884 127.0.0.1\nallow_anonymous true\n")
         modules = (SYSTEMD / "lio/modules-load.conf").read_text().splitlines()
         names = " ".join(line for line in modules if not line.startswith("#"))
         self.put("/run/tmpfiles.conf", (SYSTEMD / "lio/tmpfiles.conf").read_text())
@@ -51,7 +51,7 @@ class Controller:
             "id trilun >/dev/null 2>&1 || useradd --system --no-create-home trilun\n"
             # A developer's interpreter may lie in a home directory, too: root's alone is closed.
             "chmod o+x /root; systemctl daemon-reload\n"
-            "systemd-run -q --unit=broker mosquitto -c /root/broker.conf"
+            "systemd-run -q --unit=broker mosquitto -c /srv/broker.conf"
         )
 
     def put(self, path: str, text: str) -> None:
