@@ -257,9 +257,9 @@ def main() -> None:
         sys.stdout.write(f"{arguments.config}: ok\n")
         return
     _set_up_logging(config)
-    log.info("controller starts", version=__version__, config=str(arguments.config))
     # A reload that is asked for before there is anything to reload must not end the process.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    log.info("controller starts", version=__version__, config=str(arguments.config))
     try:
         # The embedded target's sockets gain nothing from a loop that serves devices.
         loop_factory = None if config.target.kind == "embedded" else DirectLoop
