@@ -129,7 +129,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         return made
 
     made = add(up, "make the lab and boot its hosts; does nothing where it is up")
-    made.add_argument("--target", choices=("embedded", "lio"), default="embedded")
+    made.add_argument("--target", choices=("lio", "embedded"), default="lio")
     made.add_argument("--third", action="store_true", help="a third controller, too")
     made = add(demo, "make three volumes and both pairs, with a file system in use on host 1")
     made.add_argument("filesystem", nargs="?", choices=roles.FILESYSTEMS, default="ext4")

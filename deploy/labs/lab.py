@@ -60,7 +60,7 @@ class Lab:
     directory: Path
     network: Network
     names: list[str]
-    target: str = "embedded"
+    target: str = "lio"
     links: Links = field(init=False)
     hosts: dict[str, Host] = field(init=False)
 

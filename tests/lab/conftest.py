@@ -44,7 +44,7 @@ def lab() -> Iterator[Lab]:
         return
     directory = Path(tempfile.mkdtemp(prefix="trilun-lab-", dir="/var/tmp"))
     try:
-        yield Lab.up(directory, list(roles.USUAL), os.environ.get("TRILUN_TARGET", "embedded"))
+        yield Lab.up(directory, list(roles.USUAL), os.environ.get("TRILUN_TARGET", "lio"))
     finally:
         Lab.down(directory)
         shutil.rmtree(directory, ignore_errors=True)
