@@ -50,7 +50,16 @@ Check = Callable[[int, int], tuple[Sense, int] | None]
 class Sweep:
     """One command's walk over a range, `STEP_BYTES` at a time."""
 
-    __slots__ = ("_ended", "_looping", "check", "command", "end_bytes", "offset_bytes", "step")
+    __slots__ = (
+        "_ended",
+        "_failed",
+        "_looping",
+        "check",
+        "command",
+        "end_bytes",
+        "offset_bytes",
+        "step",
+    )
 
     def __init__(
         self,
@@ -67,6 +76,8 @@ class Sweep:
         self.check = check
         self._looping = False
         self._ended = False
+        self._failed = False
+        """The command has ended: its object may stand for another one already."""
 
     def run(self) -> None:
         """Go on until a step doesn't end at once; called again from its callback."""
@@ -77,7 +88,7 @@ class Sweep:
             if not self._ended:
                 self._looping = False
                 return
-            if self.command.status:
+            if self._failed:
                 return
         self.command.good()
 
@@ -88,11 +99,13 @@ class Sweep:
         self._ended = True
         length = self._length_bytes()
         if error is not None:
+            self._failed = True
             self.command.fail(FAULT_SENSE[error.fault])
             return
         if self.check is not None:
             found = self.check(self.offset_bytes, length)
             if found is not None:
+                self._failed = True
                 self.command.fail(*found)
                 return
         self.offset_bytes += length
