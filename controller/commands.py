@@ -52,7 +52,8 @@ class Outcome:
 
     verdict: Verdict
     message: str
-    result: m.Info
+    result: m.Info | None
+    """What it concerns now, as its verb says; None where that isn't there."""
 
 
 class Commands:
@@ -166,8 +167,7 @@ class Commands:
     async def _view_close(self, params: m.Named) -> Outcome:
         known = {shelved.record.name for shelved in self._node.volumes.all()}
         if params.name not in known:
-            status = m.NodeInfo(status=self.status(), volumes=[], pairs=[])
-            return _no_op(f"there is no view '{params.name}'", status)
+            return _no_op(f"there is no view '{params.name}'", None)
         info = self._node.volume_info(params.name)
         shelved = await self._node.volumes.close_view(params.name)
         if shelved is not None and shelved.view_of is not None:
@@ -294,8 +294,7 @@ class Commands:
         owner = self._node.pairs.find(params.name)
         if owner is None:
             row = answer(m.PairState.SMPL, Command.DELETE, params.name)
-            status = m.NodeInfo(status=self.status(), volumes=[], pairs=[])
-            return _no_op(f"pair '{params.name}': {row.reason}", status)
+            return _no_op(f"pair '{params.name}': {row.reason}", None)
         info = self._node.pair_info(params.name)
         if self._decided_elsewhere(owner):
             passed_on = await self._pass_on(owner, "pair.delete", params)
@@ -345,10 +344,9 @@ class Commands:
         peer = owner.record.peer
         assert peer is not None
         reply = await self._node.calls.call(peer, verb, params.model_dump(mode="json"))
-        shape = m.PairInfo if "role" in reply["result"] else m.NodeInfo
-        return Outcome(
-            Verdict(reply["verdict"]), str(reply["message"]), shape.model_validate(reply["result"])
-        )
+        info = reply["result"]
+        result = None if info is None else m.PairInfo.model_validate(info)
+        return Outcome(Verdict(reply["verdict"]), str(reply["message"]), result)
 
     async def serve_peer(self, peer: str, verb: str, params: dict[str, Any]) -> dict[str, Any]:
         """A call of another controller: a pair's command passed on, or a new pair's half."""
@@ -365,7 +363,7 @@ class Commands:
         return {
             "verdict": outcome.verdict.value,
             "message": outcome.message,
-            "result": outcome.result.model_dump(mode="json"),
+            "result": outcome.result and outcome.result.model_dump(mode="json"),
         }
 
 
@@ -383,5 +381,5 @@ def _done(message: str, result: m.Info) -> Outcome:
     return Outcome(Verdict.ACCEPTED, message, result)
 
 
-def _no_op(message: str, result: m.Info) -> Outcome:
+def _no_op(message: str, result: m.Info | None) -> Outcome:
     return Outcome(Verdict.NO_OP, message, result)

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from controller.api import messages as m
 from controller.api.topics import StateKind
+from controller.api.verbs import VERBS
 from controller.commands import Outcome
 from controller.link.tcp import TcpNetwork
 from controller.link.transport import Peer
@@ -92,7 +93,10 @@ class Running:
     plug: Plug | None = None
 
     async def do(self, verb: str, params: m.Params) -> Outcome:
-        return await self.node.commands.carry_out(verb, params)
+        outcome = await self.node.commands.carry_out(verb, params)
+        if outcome.result is not None:
+            assert isinstance(outcome.result, VERBS[verb].result)
+        return outcome
 
     def volume(self, name: str) -> Volume:
         return self.node.volumes.get(name).volume

@@ -380,9 +380,14 @@ class ApiClient:
 
 
 def result_of(reply: Reply, expect: type[InfoT]) -> InfoT:
-    """The typed result of a reply; raises RejectedError when it was rejected or has none."""
+    """The typed result of a reply; raises RejectedError when it was rejected or has none.
+
+    A command on what isn't there any more may be a no-op; for who wants to see it, it is missing.
+    """
     if reply.verdict is Verdict.REJECTED:
         raise RejectedError(reply.code, reply.message, reply.next_step)
+    if reply.verdict is Verdict.NO_OP and reply.result is None:
+        raise RejectedError(Code.NOT_FOUND, reply.message, reply.next_step)
     try:
         return expect.model_validate(reply.result or {})
     except ValidationError as exc:

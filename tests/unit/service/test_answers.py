@@ -22,6 +22,7 @@ from controller.service.answers import (
     carry_out,
     parse_command,
 )
+from controller.service.client import result_of
 from tests.nodes import volume_info
 
 pytestmark = pytest.mark.plain
@@ -87,3 +88,19 @@ async def test_outcomes_of_a_handler() -> None:
     reply = await carry_out("n", _command(), refusing)
     assert (reply.verdict, reply.code, reply.message) == (Verdict.REJECTED, Code.IN_USE, "in use")
     assert (await carry_out("n", _command(), wrong_type)).code is Code.INTERNAL
+
+
+def test_a_no_op_on_what_is_not_there_is_told_as_missing() -> None:
+    reply = m.Reply(
+        id="r1",
+        node="b",
+        verdict=Verdict.NO_OP,
+        code=Code.OK,
+        message="there is no view 'v'",
+        next_step="",
+        result=None,
+    )
+    with pytest.raises(RejectedError) as missing:
+        result_of(reply, m.VolumeInfo)
+    assert missing.value.code is Code.NOT_FOUND
+    assert missing.value.message == "there is no view 'v'"
