@@ -173,6 +173,9 @@ class Oracle:
             assert isinstance(tracker, PairSide)
             key = (tracker.record.id, tracker.record.role)
             known = self.watches.get(key)
+            if known is None:
+                # Made while its controller was stopping, it may have been written already.
+                self.generations.add(tracker.record.current)
             if known is None or known.side is not tracker:
                 self.watches[key] = SideWatch(self, machine, tracker)
 
