@@ -135,14 +135,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     made.add_argument("filesystem", nargs="?", choices=roles.FILESYSTEMS, default="ext4")
     add(down, "end all of it and remove its files")
     add(status, "what is up, and which links are broken")
-    for command, text in (
-        (run, "run a command on a host, as root"),
-        (trilun, "give trilun's own command from the machine itself"),
-    ):
-        made = add(command, text)
-        if command is run:
-            made.add_argument("host")
-        made.add_argument("command", nargs=argparse.REMAINDER)
+    made = add(run, "run a command on a host, as root", "host")
+    made.add_argument("command", nargs=argparse.REMAINDER)
+    made = add(trilun, "give trilun's own command from the machine itself")
+    made.prefix_chars = "\0"  # all options are trilun's
+    made.add_argument("command", nargs=argparse.REMAINDER)
     add(shell, "a shell on a host", "host")
     for command, text in (
         (plug, "pull a host's plug: its memory is gone, its disk stays"),
