@@ -13,7 +13,7 @@ from controller.pair import messages as msg
 from controller.pair.generations import Decision, How, Rule, Side, decide
 from controller.pair.record import PairRecord
 from controller.pair.side import PairSide
-from controller.pair.standing import name_the_victim
+from controller.pair.standing import may_be_source, name_the_victim
 
 _CODES = {
     Rule.SPLIT_BRAIN: Code.SPLIT_BRAIN,
@@ -38,7 +38,7 @@ def choose(
     """
     record = side.record
     _check_health(side)
-    mine = record.side(consistent=side.volume.state.consistent)
+    mine = record.side(consistent=may_be_source(side))
     theirs = Side(report.current, report.baseline, tuple(report.history), report.consistent)
     by_itself = decide(mine, theirs, None, full=False)
     if resolve and by_itself.rule is not Rule.SPLIT_BRAIN:

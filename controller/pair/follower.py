@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from controller.api.errors import RejectedError
 from controller.api.messages import PairState
 from controller.pair import messages as msg
-from controller.pair.standing import split_news
+from controller.pair.standing import may_be_source, split_news
 from controller.pair.table import Event, after
 from controller.volume.store import StoreError, finished
 
@@ -179,7 +179,7 @@ class Follower:
         """Copy back: the other side's bits were merged into ours as they arrived."""
         record, side, owner = self._record, self._side, self._owner
         state = after(record.state, Event.TOLD_REVERSE)
-        if state is None or not side.volume.state.consistent or side.channel is None:
+        if state is None or not may_be_source(side) or side.channel is None:
             self._refuse(f"the S-VOL is in {record.state} and can't be a source")
             return
         if record.current != reverse.agreed:

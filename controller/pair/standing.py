@@ -11,6 +11,7 @@ from controller.pair import messages as msg
 from controller.pair.generations import Rule, Side, decide
 from controller.pair.record import PairRecord
 from controller.pair.side import PairSide
+from targets.lun import Access
 
 
 def name_the_victim(record: PairRecord) -> str:
@@ -34,6 +35,21 @@ def split_news(name: str, *, consistent: bool) -> tuple[str, str]:
     return "the S-VOL holds no point in time", f"copy to it again: trilun pair resync {name}"
 
 
+def may_be_source(side: PairSide) -> bool:
+    """Whether a copy may start from this side's volume (law L7).
+
+    At the end of a copy back by another pair the volume is whole before that pair follows it
+    again: what came from here meanwhile would be missed there.
+    """
+    volume = side.volume
+    others = (tracker for tracker in volume.trackers if tracker is not side)
+    return (
+        volume.state.consistent
+        and volume.state.healthy
+        and all(tracker.access is not Access.NOT_READY for tracker in others)
+    )
+
+
 def report_of(side: PairSide, in_use: str) -> msg.Report:
     """Where this side stands; `in_use` says why it can't be the target of a copy now."""
     record, volume = side.record, side.volume
@@ -43,7 +59,7 @@ def report_of(side: PairSide, in_use: str) -> msg.Report:
         current=record.current,
         baseline=record.baseline,
         history=record.history,
-        consistent=volume.state.consistent and volume.state.healthy,
+        consistent=may_be_source(side),
         dirty_bytes=side.bitmap.dirty_bytes,
         size_bytes=volume.size_bytes,
         in_use=in_use,

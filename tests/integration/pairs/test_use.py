@@ -148,6 +148,42 @@ async def test_hosts_are_told_of_new_data_also_where_the_link_goes_at_the_very_e
         assert len(a.exporter.attentions) == 1, "once is enough"
 
 
+async def test_nobody_copies_from_a_volume_whose_copy_back_is_not_over(tmp_path: Path) -> None:
+    """Law L7: it is whole, but its own mirror does not follow it again yet (seed 4831)."""
+    async with two_nodes(tmp_path) as (a, b):
+        await chain(a, b, size_bytes=SIZE)
+        await a.do("backup.mark", m.BackupMark(remote_pair="remote", local_pair="local"))
+        await a.do("pair.split", m.PairSplit(name="remote", writable=True))
+        await write(b.volume("second"), 0, b"2" * BLOCK)
+        record = next(
+            o.record for o in b.node.pairs.of_volume("second") if o.record.name == "local"
+        )
+        commit = b.node.catalogue._ring.commit
+        held: list[Callable[[], None]] = []
+
+        def hold(payload: bytes, done: StoreDone) -> None:
+            if record.state is S.RCPY and record.goal == "mirror":
+                held.append(partial(commit, payload, done))
+            else:
+                commit(payload, done)
+
+        b.node.catalogue._ring.commit = hold  # type: ignore[method-assign]
+        reverse = m.PairResync(name="local", direction=REVERSE, force=True)
+        command = asyncio.create_task(b.do("pair.resync", reverse))
+        await eventually(lambda: bool(held))
+        back = m.PairResync(name="remote", direction=REVERSE, force=True)
+        try:
+            assert (await refused(a, "pair.resync", back)).code is Code.NOT_CONSISTENT
+        finally:
+            b.node.catalogue._ring.commit = commit  # type: ignore[method-assign]
+            held[0]()
+        await command
+        await b.until("local", S.PAIR)
+        await a.do("pair.resync", back)
+        await a.until("remote", S.PAIR)
+        assert a.image("first") == b.image("second") == b.image("third")
+
+
 async def test_a_copy_that_would_leave_no_consistent_copy_is_refused_and_said(
     tmp_path: Path,
 ) -> None:

@@ -36,7 +36,9 @@ def chosen(current: str, asked: Direction | None) -> Decision:
         baseline="p0",
     )
     state = SimpleNamespace(healthy=True, consistent=True)
-    side = SimpleNamespace(record=record, volume=SimpleNamespace(name="first", state=state))
+    side = SimpleNamespace(
+        record=record, volume=SimpleNamespace(name="first", state=state, trackers=[])
+    )
     report = Report(
         state=PairState.SSUS,
         goal="split",
