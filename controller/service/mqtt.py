@@ -199,7 +199,8 @@ class Connection:
                 _log.info("broker is back", broker=str(self._broker))
                 self._told_down = False
             self._events.on_up()
-            self._echo()
+            if not self._to_subscribe:
+                self._echo()
             await self._serve(client)
 
     async def _serve(self, client: aiomqtt.Client) -> None:
@@ -239,10 +240,13 @@ class Connection:
     async def _change_subscriptions(self, client: aiomqtt.Client) -> None:
         while self._to_unsubscribe:
             await client.unsubscribe(self._to_unsubscribe.pop())
-        if self._to_subscribe:
+        if not self._to_subscribe:
+            return
+        while self._to_subscribe:
             added, self._to_subscribe = self._to_subscribe, []
             await client.subscribe([(f, 1) for f in added], qos=1)
-            self._echo()
+        # No wait between the last subscription and this: the echo speaks for all of them.
+        self._echo()
 
     async def _receive(self, client: aiomqtt.Client) -> None:
         async for message in client.messages:
