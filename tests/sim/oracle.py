@@ -379,6 +379,7 @@ class Oracle:
             )
             self._freeze(machine, key, tracked, s_record)
             records = [owner.record for owner in owners]
+            self._kept_on_p(machine, records)
             self._point_in_time(machine, volume, tracked, records, copied_back=True)
 
     def _rebase_kept(self, machine: Machine, key: Key, tracked: Tracked) -> None:
