@@ -12,6 +12,7 @@ import pytest
 from controller.api import messages as m
 from controller.api.codes import Code, Verdict
 from controller.api.errors import RejectedError
+from controller.pair.record import PairRecord
 from controller.pair.side import PairSide
 from controller.volume.store import StoreDone
 from targets.lun import Access, LunError, UnitAttention
@@ -26,6 +27,7 @@ from tests.integration.pairs.states import (
 )
 from tests.rig import (
     LOCAL_PAIR,
+    Running,
     chain,
     eventually,
     read,
@@ -37,6 +39,31 @@ from tests.rig import (
 )
 
 S = m.PairState
+
+
+class HeldCommit:
+    """The commit in which a P-VOL's side notes that a copy back is whole waits for `release`."""
+
+    def __init__(self, node: Running, record: PairRecord) -> None:
+        self._ring = node.node.catalogue._ring
+        self._record = record
+        self._commit = self._ring.commit
+        self._held: list[Callable[[], None]] = []
+        self._ring.commit = self._hold  # type: ignore[method-assign]
+
+    def _hold(self, payload: bytes, done: StoreDone) -> None:
+        if self._record.state is S.RCPY and self._record.goal == "mirror":
+            self._held.append(partial(self._commit, payload, done))
+        else:
+            self._commit(payload, done)
+
+    @property
+    def here(self) -> bool:
+        return bool(self._held)
+
+    def release(self) -> None:
+        self._ring.commit = self._commit  # type: ignore[method-assign]
+        self._held[0]()
 
 
 # ---------------------------------------------------------------- views
@@ -120,28 +147,17 @@ async def test_hosts_are_told_of_new_data_also_where_the_link_goes_at_the_very_e
         await a.do("pair.split", m.PairSplit(name="remote", writable=True))
         await write(b.volume("second"), 0, b"2" * BLOCK)
         first = a.volume("first")
-        commit = a.node.catalogue._ring.commit
-        record = a.node.pairs.get("remote").record
-        held: list[Callable[[], None]] = []
-
-        def hold(payload: bytes, done: StoreDone) -> None:
-            if record.state is S.RCPY and record.goal == "mirror":
-                held.append(partial(commit, payload, done))
-            else:
-                commit(payload, done)
-
+        held = HeldCommit(a, a.node.pairs.get("remote").record)
         reverse = m.PairResync(name="remote", direction=REVERSE, force=True)
-        a.node.catalogue._ring.commit = hold  # type: ignore[method-assign]
         command = asyncio.create_task(a.do("pair.resync", reverse))
-        await eventually(lambda: bool(held))
+        await eventually(lambda: held.here)
         channel = a.node.pairs.get("remote").side.channel
         assert channel is not None
         a.cut_link()
         await eventually(lambda: not channel.alive)
         await eventually(lambda: first.access is Access.READ_WRITE)
         told = list(a.exporter.attentions)
-        a.node.catalogue._ring.commit = commit  # type: ignore[method-assign]
-        held[0]()
+        held.release()
         assert told == [(a.node.volumes.get("first").iqn, UnitAttention.DATA_CHANGED)]
         await asyncio.wait([command])
         await a.until("remote", S.PAIR)
@@ -155,28 +171,16 @@ async def test_nobody_copies_from_a_volume_whose_copy_back_is_not_over(tmp_path:
         await a.do("backup.mark", m.BackupMark(remote_pair="remote", local_pair="local"))
         await a.do("pair.split", m.PairSplit(name="remote", writable=True))
         await write(b.volume("second"), 0, b"2" * BLOCK)
-        record = next(
-            o.record for o in b.node.pairs.of_volume("second") if o.record.name == "local"
-        )
-        commit = b.node.catalogue._ring.commit
-        held: list[Callable[[], None]] = []
-
-        def hold(payload: bytes, done: StoreDone) -> None:
-            if record.state is S.RCPY and record.goal == "mirror":
-                held.append(partial(commit, payload, done))
-            else:
-                commit(payload, done)
-
-        b.node.catalogue._ring.commit = hold  # type: ignore[method-assign]
+        owners = b.node.pairs.of_volume("second")
+        held = HeldCommit(b, next(o.record for o in owners if o.record.name == "local"))
         reverse = m.PairResync(name="local", direction=REVERSE, force=True)
         command = asyncio.create_task(b.do("pair.resync", reverse))
-        await eventually(lambda: bool(held))
+        await eventually(lambda: held.here)
         back = m.PairResync(name="remote", direction=REVERSE, force=True)
         try:
             assert (await refused(a, "pair.resync", back)).code is Code.NOT_CONSISTENT
         finally:
-            b.node.catalogue._ring.commit = commit  # type: ignore[method-assign]
-            held[0]()
+            held.release()
         await command
         await b.until("local", S.PAIR)
         await a.do("pair.resync", back)
