@@ -266,6 +266,9 @@ def test_announcements_take_spare_room_only() -> None:
     assert volume.log.covers(5, 5), "one place was left"
     assert not volume.log.covers(6, 6)
     assert volume.log.covers(0, 2), "and nothing left for it"
+    volume.settling.pop()(None)
+    volume.run()
+    assert volume.log.covers(0, 2), "nor later: what found no room is not waited for"
 
 
 def test_a_log_that_cannot_be_written_fails_its_volume() -> None:
