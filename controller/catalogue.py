@@ -34,6 +34,9 @@ class VolumeRecord(BaseModel):
     """No valid superblock of the volume is older: an old file that was put back is seen."""
     consistent: bool = True
     healthy: bool = True
+    at_rest: bool = False
+    power_lost: bool = False
+    settled: list[str] = []
 
 
 class ViewRecord(BaseModel):
@@ -54,6 +57,8 @@ class Contents(BaseModel):
     format: Literal[1] = 1
     node: Name
     node_id: str
+    boot_id: str = ""
+    """Of the machine's boot in which the volumes were last opened."""
     peers: dict[str, str] = {}
     """Peer name to the id it had when it was first met."""
     volumes: list[VolumeRecord] = []

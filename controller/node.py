@@ -66,6 +66,8 @@ class Surroundings:
     clock: Clock
     new_id: Callable[[], str]
     """32 hex digits, never the same twice."""
+    boot_id: str
+    """Another one after each loss of power: what was not flushed before may be gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,7 @@ class Node:
             self,
             settings.intent,
             world.new_id,
+            world.boot_id,
         )
         self.pairs = Pairs(self.volumes, world.meta_disk, self.catalogue, world.clock, self)
         self.pairing = Pairing(self.pairs, self.volumes, self.catalogue, world.new_id)

@@ -18,6 +18,7 @@ from controller.api.errors import RejectedError
 from controller.catalogue import Catalogue, ViewRecord, VolumeRecord
 from controller.exports import Exporter, target_name
 from controller.volume.intent import IntentRecord
+from controller.volume.losses import opened
 from controller.volume.metadata import Metadata, create_metadata, metadata_file, open_metadata
 from controller.volume.overlay import OverlayStore
 from controller.volume.services import VolumeServices
@@ -72,6 +73,7 @@ class Volumes:
         services: VolumeServices,
         settings: IntentSettings,
         new_id: Callable[[], str],
+        boot_id: str,
     ) -> None:
         self._node = node
         self._disk = disk
@@ -81,6 +83,7 @@ class Volumes:
         self._services = services
         self._settings = settings
         self._new_id = new_id
+        self._boot_id = boot_id
         self._shelf: dict[str, Shelved] = {}
         self._making = asyncio.Lock()
         """Held while a name is being taken or given back."""
@@ -113,12 +116,14 @@ class Volumes:
             except StoreError as error:
                 log.error("volume %s can't be opened: %s", record.name, error)  # noqa: TRY400
                 raise
+        self._catalogue.contents.boot_id = self._boot_id
 
     async def _open(self, record: VolumeRecord) -> None:
         store = self._disk.open(_data_file(record.id), record.size_bytes, create=False)
         identity = Identity(bytes.fromhex(record.id), record.size_bytes, record.metadata_generation)
         metadata = await open_metadata(self._meta_disk, record.id, identity, self._settings)
         record.metadata_generation = metadata.generation
+        opened(record, same_boot=self._catalogue.contents.boot_id in ("", self._boot_id))
         self._shelve(record, store, metadata)
 
     def _shelve(
@@ -183,6 +188,7 @@ class Volumes:
             try:
                 await finished(volume.settle)
                 await finished(intent.commit_clean)
+                shelved.record.at_rest = True
             except StoreError as error:
                 log.warning("volume %s is not closed cleanly: %s", volume.name, error)
         if shelved.metadata is not None:

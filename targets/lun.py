@@ -81,6 +81,30 @@ class LunIdentity:
     revision: str = "0001"
 
 
+class Losses(Protocol):
+    """Who has still to hear that what it wrote and did not flush may be gone.
+
+    Initiators are named as front ends name their nexuses.
+    """
+
+    def owed(self, initiator: str) -> bool:
+        """Whether power was lost since this initiator last heard of it, or looked anew."""
+
+    def settled(self, initiator: str) -> None:
+        """It has heard. Kept durably, soon."""
+
+
+class NoLosses:
+    """Of a logical unit that doesn't remember power losses."""
+
+    def owed(self, _initiator: str) -> bool:
+        """It doesn't know better."""
+        return False
+
+    def settled(self, _initiator: str) -> None:
+        """Nobody is owed anything."""
+
+
 class LogicalUnit(Protocol):
     """A block device as a front end sees it. Offsets and lengths are bytes, multiples of 512."""
 
@@ -91,6 +115,10 @@ class LogicalUnit(Protocol):
     @property
     def size_bytes(self) -> int:
         """Capacity; may grow, never shrinks."""
+
+    @property
+    def losses(self) -> Losses:
+        """What a flush has to own up to before it may be answered."""
 
     @property
     def access(self) -> Access:

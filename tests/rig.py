@@ -178,6 +178,7 @@ async def start_node(
     wrap: Callable[[Disk], Disk] = lambda disk: disk,
     intent: IntentSettings | None = None,
     crashes: bool = False,
+    boot_id: str = "one boot",
 ) -> Running:
     """Start a node over the files in `directory`; they may be those of an earlier run."""
     offload = ThreadOffload(asyncio.get_running_loop(), 4)
@@ -195,6 +196,7 @@ async def start_node(
         exporter=exporter,
         clock=LoopClock(),
         new_id=lambda: uuid.uuid4().hex,
+        boot_id=boot_id,
     )
     settings = NodeSettings(
         node=name,

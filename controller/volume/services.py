@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from controller.volume.losses import LossState
 from controller.volume.store import StoreDone
 
 if TYPE_CHECKING:
     from controller.volume.volume import Volume
 
 
-class VolumeState(Protocol):
+class VolumeState(LossState, Protocol):
     """The durable facts of a volume, as the catalogue keeps them."""
 
-    name: str
     size_bytes: int
     generation: str
     consistent: bool

@@ -2,9 +2,8 @@
 
 Owns the order of writes. A write waits its turn in one queue only when its extent is cold or a
 generation must begin; then it is submitted to the store and handed to every pair in one step,
-so the order of that step is the order every mirror sees (law S1). Must not know what a pair
-does with it. Fails a command with LunError; a failed flush or log fails the volume for good
-(law L10), which every pair is told.
+so the order of that step is the order every mirror sees (law S1). Must not know what a pair does
+with it. Fails a command with LunError; a failed flush or log fails the volume for good (law L10).
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 
 from controller.volume.intent import IntentLog, Range
+from controller.volume.losses import PowerLosses
 from controller.volume.services import VolumeServices, VolumeState
 from controller.volume.slots import SlotRing
 from controller.volume.store import BlockStore, JoinedDone, StoreDone, StoreError
@@ -44,6 +44,7 @@ class Volume:
         self.identity = identity
         self.store = store
         self.trackers: list[Tracker] = []
+        self.losses = PowerLosses(state, services.commit)
         self.access = _OPEN
         self.views = 0
         self.sessions: Callable[[], int] = lambda: 0

@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from targets.lun import Access, Done, LunError, LunFault, LunIdentity
+from targets.lun import Access, Done, LunError, LunFault, LunIdentity, NoLosses
 
 _KEEP_SIZE_PUNCH_HOLE = 0x01 | 0x02
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -38,6 +38,7 @@ class FileLun:
         self._size_bytes = os.fstat(self._fd).st_size & ~4095
         self._identity = identity_of(os.path.realpath(path))
         self._access = Access.READ_ONLY if read_only else Access.READ_WRITE
+        self.losses = NoLosses()
         self._executor = ThreadPoolExecutor(4, thread_name_prefix="filelun")
         self._loop = asyncio.get_running_loop()
 

@@ -111,6 +111,7 @@ def synchronize_cache(unit: Unit, command: Command) -> None:
     lba, blocks = extent(command.cdb)
     unit.check_extent(lba, blocks)
     unit.check_readable()
+    unit.check_flushable(command.nexus)
     unit.lu.flush(command.unit_done)
 
 

@@ -8,6 +8,7 @@ Fails never; a failed command carries its status and sense data.
 from __future__ import annotations
 
 import abc
+import enum
 from collections import deque
 from collections.abc import Sequence
 
@@ -17,6 +18,16 @@ from targets.scsi.sense import FAULT_SENSE, Sense, Status, fixed_format
 MAX_ATTENTIONS = 16
 
 
+class Loss(enum.Enum):
+    """What an initiator knows of writes that were acknowledged, not flushed, and lost."""
+
+    NONE = enum.auto()
+    OWED = enum.auto()
+    """Its next flush fails."""
+    TOLD = enum.auto()
+    """A flush has failed. The next one shows that this answer arrived."""
+
+
 class Nexus:
     """One initiator's view of one logical unit: the unit attentions it has still to hear.
 
@@ -24,11 +35,12 @@ class Nexus:
     because the initiator has to re-read everything by then anyway.
     """
 
-    __slots__ = ("attentions", "name")
+    __slots__ = ("attentions", "loss", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.attentions: deque[Sense] = deque()
+        self.loss = Loss.NONE
 
     def queue(self, sense: Sense) -> None:
         """Report `sense` on the next command that may carry it."""

@@ -117,4 +117,8 @@ def inquiry(unit: Unit | None, command: Command) -> None:
         data = vital_product_data(unit.lu.identity, page)
     else:
         data = standard_data(unit.lu.identity if unit is not None else None)
+        if unit is not None:
+            # Who asks what this is has no writes under way. A session that is only taken up
+            # again doesn't ask.
+            unit.owes_nothing(command.nexus)
     command.answer(data, allocation_bytes)

@@ -75,6 +75,8 @@ MISCOMPARED = Sense(SenseKey.MISCOMPARE, 0x1D, 0x00)
 UNEXPECTED_UNSOLICITED_DATA = Sense(SenseKey.ABORTED_COMMAND, 0x0C, 0x0C)
 INCORRECT_AMOUNT_OF_DATA = Sense(SenseKey.ABORTED_COMMAND, 0x0C, 0x0D)
 PROTOCOL_SERVICE_CRC = Sense(SenseKey.ABORTED_COMMAND, 0x47, 0x05)
+# A medium error would be tried again by the initiator's kernel, and then it would seem mended.
+CACHE_LOST = Sense(SenseKey.HARDWARE_ERROR, 0x0C, 0x00)
 INTERNAL_FAILURE = Sense(SenseKey.HARDWARE_ERROR, 0x44, 0x00)
 
 POWER_ON = Sense(SenseKey.UNIT_ATTENTION, 0x29, 0x00)

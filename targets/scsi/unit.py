@@ -7,8 +7,9 @@ Fails by raising `SenseError` from its checks.
 from __future__ import annotations
 
 from targets.lun import LOGICAL_BLOCK_BYTES, Access, LogicalUnit
-from targets.scsi.command import Nexus
+from targets.scsi.command import Loss, Nexus
 from targets.scsi.sense import (
+    CACHE_LOST,
     INVALID_FIELD_IN_CDB,
     LBA_OUT_OF_RANGE,
     NOT_READY,
@@ -49,6 +50,24 @@ class Unit:
         for nexus in self.nexuses:
             if nexus is not but:
                 nexus.queue(sense)
+
+    def check_flushable(self, nexus: Nexus) -> None:
+        """Raise, once to each initiator, when what it may think is kept is gone (law L5).
+
+        POWER ON OCCURRED tells the same (SBC-3, 4.15), but initiators are known to repeat a flush
+        behind it as if nothing had happened.
+        """
+        if nexus.loss is Loss.OWED:
+            nexus.loss = Loss.TOLD
+            raise SenseError(CACHE_LOST)
+        if nexus.loss is Loss.TOLD:
+            self.owes_nothing(nexus)
+
+    def owes_nothing(self, nexus: Nexus) -> None:
+        """This initiator has heard of a loss, or looks at the unit as if for the first time."""
+        if nexus.loss is not Loss.NONE:
+            nexus.loss = Loss.NONE
+            self.lu.losses.settled(nexus.name)
 
     def check_readable(self) -> None:
         """Raise NOT READY when the medium can't be accessed."""

@@ -2,8 +2,8 @@
 
 `write PATH BLOCKS RUN FIRST` overwrites 4 KiB blocks in random order, each with its place and a
 version that only grows from FIRST on, flushes, and reports what a flush covered: a line
-`BEGAN place:version ...` follows the fdatasync that made those durable, BEGAN being the time of the
-first of these writes. `error NAME` reports what failed; nothing before it counts as flushed by it.
+`place:version ...` follows the fdatasync that made those durable. `error NAME` reports what failed;
+nothing before it counts as flushed by it.
 `read PATH BLOCKS RUN` prints one `place:version` a line, or `place:torn`.
 Both go past the page cache.
 """
@@ -51,7 +51,7 @@ def write(path: str, blocks: int, run: int, first: int) -> None:
     chance = random.Random(run + first)
     version = first
     while True:
-        began_s, covered = time.time(), dict[int, int]()
+        covered: dict[int, int] = {}
         try:
             for _ in range(chance.randint(1, BATCH)):
                 place, version = chance.randrange(blocks), version + 1
@@ -64,7 +64,7 @@ def write(path: str, blocks: int, run: int, first: int) -> None:
             print("error", errno.errorcode.get(error.errno or 0, "?"), flush=True)
             time.sleep(1)
             continue
-        print(began_s, *(f"{place}:{number}" for place, number in covered.items()), flush=True)
+        print(*(f"{place}:{number}" for place, number in covered.items()), flush=True)
         time.sleep(PAUSE_S)
 
 

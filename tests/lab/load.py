@@ -19,8 +19,6 @@ from deploy.labs.problem import HostGoneError
 PROGRAM = str(Path(__file__).with_name("ledger.py"))
 BLOCKS = 2048
 PROGRESS_WITHIN_S = 180.0
-CLOCKS_APART_S = 2.0
-"""What a host's clock may differ from the machine's."""
 UNHEARD = 1 << 16
 """Versions that an earlier start may have written and not told: skipped by the next one."""
 
@@ -36,7 +34,6 @@ class Load:
     flushed: dict[int, int] = field(default_factory=dict)
     flushes: int = 0
     errors: list[str] = field(default_factory=list)
-    power_lost_at_s: float = 0.0
     _call: Call | None = None
     _thread: threading.Thread | None = None
 
@@ -65,11 +62,8 @@ class Load:
         if line.startswith("error"):
             self.errors.append(line)
             return
-        began, *entries = line.split()
         self.flushes += 1
-        if float(began) <= self.power_lost_at_s + CLOCKS_APART_S:
-            return
-        for entry in entries:
+        for entry in line.split():
             place, version = entry.split(":")
             self.flushed[int(place)] = int(version)
 
@@ -85,15 +79,6 @@ class Load:
     def _said(self) -> str:
         said = self._call.stderr.decode() if self._call else ""
         return f"the load ended: {said[-500:]}"
-
-    def lose_power(self) -> None:
-        """A controller that takes this load's writes has just lost its power.
-
-        A flush that was on its way then is sent again by the host's kernel when the controller is
-        back, and answered; what it was to cover was in the lost memory. The kernel hears of the
-        restart (UNIT ATTENTION) and tells nobody, so that one flush is not held against anybody.
-        """
-        self.power_lost_at_s = time.time()
 
     def stop(self) -> None:
         """End it where it stands. A host without power is no hindrance."""

@@ -122,6 +122,7 @@ class Machine:
                 exporter=self.exporter,
                 clock=LoopClock(),
                 new_id=lambda: f"{self._ids.getrandbits(128):032x}",
+                boot_id=str(self._runs),
             )
             self.node = WatchedNode(self._settings, world, Published())
             await self.node.start()

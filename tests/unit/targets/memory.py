@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from targets.lun import Access, Done, LunError, LunFault, LunIdentity
+from targets.lun import Access, Done, Losses, LunError, LunFault, LunIdentity, NoLosses
 from targets.scsi.command import Command, Nexus
 from targets.scsi.device import DeviceServer
 
@@ -17,6 +17,7 @@ class MemoryLun:
     def __init__(self, size_bytes: int = 1 << 20) -> None:
         self.data = bytearray(size_bytes)
         self.access = Access.READ_WRITE
+        self.losses: Losses = NoLosses()
         self.fault: LunFault | None = None
         self.held: list[Callable[[], None]] | None = None
         self.later: Callable[..., object] | None = None
