@@ -5,6 +5,7 @@ Owns the two bases and the small types. Must import pydantic and the standard li
 
 from __future__ import annotations
 
+import enum
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,6 +14,15 @@ from controller.api.topics import NAME_PATTERN
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Bytes = Annotated[int, Field(ge=0)]
+
+
+class Direction(enum.StrEnum):
+    """Which way a resync copies."""
+
+    FORWARD = "forward"
+    """P-VOL to S-VOL."""
+    REVERSE = "reverse"
+    """S-VOL to P-VOL."""
 
 
 class Params(BaseModel):

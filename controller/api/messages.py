@@ -13,12 +13,23 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from controller.api.backups import BackupInfo as BackupInfo
+from controller.api.backups import BackupList as BackupList
+from controller.api.backups import BackupMark as BackupMark
+from controller.api.backups import BackupNumber as BackupNumber
+from controller.api.backups import BackupStart as BackupStart
 from controller.api.base import Bytes as Bytes
+from controller.api.base import Direction as Direction
 from controller.api.base import Info as Info
 from controller.api.base import Name as Name
 from controller.api.base import Params as Params
 from controller.api.base import Progress as Progress
 from controller.api.codes import Code, Verdict
+from controller.api.restores import Conflict as Conflict
+from controller.api.restores import ConflictInfo as ConflictInfo
+from controller.api.restores import RestoredFile as RestoredFile
+from controller.api.restores import RestorePlan as RestorePlan
+from controller.api.restores import RestoreStart as RestoreStart
 from controller.api.verify import ByteRange as ByteRange
 from controller.api.verify import PairResolve as PairResolve
 from controller.api.verify import PairVerify as PairVerify
@@ -28,7 +39,6 @@ from controller.api.verify import VerifyState as VerifyState
 API_VERSION = 1
 BLOCK_BYTES = 4096
 MAX_VOLUME_BYTES = 64 << 40
-MAX_PATHS = 10_000
 
 
 class PairState(enum.StrEnum):
@@ -75,15 +85,6 @@ class Fence(enum.StrEnum):
     """Go on only once the other side is known to be suspended."""
     DATA = "data"
     """Fail the write."""
-
-
-class Direction(enum.StrEnum):
-    """Which way a resync copies."""
-
-    FORWARD = "forward"
-    """P-VOL to S-VOL."""
-    REVERSE = "reverse"
-    """S-VOL to P-VOL."""
 
 
 class AccessInfo(enum.StrEnum):
@@ -152,6 +153,12 @@ class PairInfo(Info):
     generation: str
     split_label: str = ""
     """Label of the last split, as given with the command."""
+    split_at: float = 0.0
+    """When that was, as the command says; Unix seconds, 0 when it doesn't."""
+    backup_number: int = 0
+    """The number of the backup that the S-VOL of that split is; 0 when it is none."""
+    guarded: bool = False
+    """Split to keep one consistent copy (law L7); it follows its source again when that is one."""
     progress: Progress | None = None
     resync_payload_bytes: Bytes = 0
     """Data bytes the last (or running) resync carried."""
@@ -217,35 +224,6 @@ class JobKind(enum.StrEnum):
     RESTORE = "restore"
 
 
-class RestoredFile(Info):
-    """One file (or directory, or link) that came back."""
-
-    path: str
-    kind: Literal["file", "directory", "symlink", "other"]
-    size_bytes: Bytes
-    digest: str = ""
-    """SHA-256 of the content read back from the second volume; files only."""
-
-
-class RestorePlan(Info):
-    """What a restore would do, decided before anything is touched."""
-
-    data_set: Name
-    files: list[RestoredFile]
-    missing: list[str]
-    bytes_to_copy: Bytes
-    direction: Direction
-    rule: str
-    """The rule that decided the direction, in a sentence."""
-    starting_point: Literal["in_sync", "split"]
-    overwritten_bytes: Bytes
-    """Written on the first volume since the split: lost by the restore. 0 when in sync."""
-    union_bytes: Bytes
-    """Blocks marked on both sides now; the files' blocks come on top."""
-    eta_s: float
-    steps: list[str]
-
-
 class Receipt(Info):
     """What a finished job leaves: the numbers an operator files."""
 
@@ -254,8 +232,20 @@ class Receipt(Info):
     data_set: Name
     label: str = ""
     files: list[RestoredFile] = []
+    """At most 1,000; the numbers cover all."""
+    file_count: int = 0
+    unchanged_count: int = 0
+    """Files of the set that were the same already, and were left alone."""
+    to: str = ""
+    """Directory of the data set that got the files; empty: their own places."""
+    conflict: Conflict | None = None
+    conflicts: list[ConflictInfo] = []
+    """At most 1,000 files that had changed since the backup, and what became of each."""
+    conflict_count: int = 0
     file_bytes: Bytes = 0
+    """Sizes of the regular files of the set."""
     bytes_read: Bytes = 0
+    """Read back from the second volume to verify."""
     union_bytes: Bytes = 0
     discarded_bytes: Bytes = 0
     payload_bytes: Bytes = 0
@@ -264,6 +254,9 @@ class Receipt(Info):
     frozen_s: float = 0.0
     """How long the file system was frozen (backup) or released (restore)."""
     duration_s: float = 0.0
+    step_s: dict[str, float] = {}
+    """How long each step took."""
+    started_at: float = 0.0
     finished_at: float = 0.0
 
 
@@ -335,6 +328,10 @@ class PairSplit(Params):
     writable: bool = False
     """Let hosts write to the S-VOL. A repeated split may change this."""
     label: str = Field(default="", max_length=128)
+    at: float = Field(default=0.0, ge=0)
+    """When, by the clock of whoever asks; Unix seconds, for people."""
+    number: BackupNumber = 0
+    """The number of the backup that the S-VOL becomes; 0 when it is none."""
 
 
 class PairResync(Params):
@@ -358,18 +355,6 @@ class PairDelete(Params):
     name: Name
     force: bool = False
     """Delete this side alone when the peer can't be reached."""
-
-
-class BackupMark(Params):
-    """Split the local pair behind a remote one at one point of the remote stream.
-
-    Asked of the primary: everything acknowledged to host 1 before is in the third volume,
-    nothing after is. The remote pair goes on.
-    """
-
-    remote_pair: Name
-    local_pair: Name
-    label: str = Field(default="", max_length=128)
 
 
 class ViewOpen(Params):
@@ -443,25 +428,6 @@ class HostFs(Info):
     elapsed_s: float = 0.0
 
 
-class BackupStart(Params):
-    """Take a backup of a data set."""
-
-    data_set: Name
-    label: str = Field(default="", max_length=128)
-    quiesce: bool = True
-
-
-class RestoreStart(Params):
-    """Bring the named files of a data set back from its backup."""
-
-    data_set: Name
-    paths: Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=4096)]],
-        Field(min_length=1, max_length=MAX_PATHS),
-    ]
-    dry_run: bool = False
-    force: bool = False
-    """Unmount host 1's file system even when processes hold it."""
 
 
 class JobList(Info):

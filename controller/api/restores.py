@@ -1,0 +1,100 @@
+"""The contract of `job.restore`: which files come back, where to, and what is done with conflicts.
+
+Owns the shape of what is asked, of the plan and of what a receipt says about files.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from controller.api.base import Bytes, Direction, Info, Name, Params
+
+MAX_PATHS = 10_000
+Kind = Literal["file", "directory", "symlink", "other"]
+
+
+class Conflict(enum.StrEnum):
+    """What a restore does with a file that was changed on the volume since the backup."""
+
+    KEEP_BOTH = "keep-both"
+    """The changed file stays beside the restored one, under another name."""
+    OVERWRITE = "overwrite"
+    SKIP = "skip"
+    """The changed file stays, the backup's does not come back."""
+    FAIL = "fail"
+    """Nothing is restored."""
+
+
+class RestoreStart(Params):
+    """Bring the named files of a data set back from its backup."""
+
+    data_set: Name
+    paths: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=4096)]],
+        Field(min_length=1, max_length=MAX_PATHS),
+    ]
+    """Files, directories, or patterns; from the volume's root or as host 1's absolute paths."""
+    to: Annotated[str, Field(max_length=4096)] = ""
+    """Directory of the same data set that gets the files, with their relative paths."""
+    conflict: Conflict | None = None
+    """None: the agent's default, `keep-both`."""
+    dry_run: bool = False
+    force: bool = False
+    """Unmount host 1's file system even when processes hold it."""
+
+
+class RestoredFile(Info):
+    """One file (or directory, or link) that came back."""
+
+    path: str
+    kind: Kind
+    size_bytes: Bytes
+    digest: str = ""
+    """SHA-256 of the content read back from the second volume; files only."""
+
+
+class ConflictInfo(Info):
+    """One file that was changed on the volume since the backup."""
+
+    path: str
+    changed: str
+    """What differs, in words: `size, modification time`."""
+    action: Literal["keep", "overwrite", "skip", "fail"]
+    kept_as: str = ""
+    """Where the changed file is now."""
+
+
+class RestorePlan(Info):
+    """What a restore would do, decided before anything is touched."""
+
+    data_set: Name
+    files: list[RestoredFile]
+    """At most 1,000 of the named files; patterns are expanded."""
+    file_count: int = 0
+    """All files of the set, those in directories included."""
+    missing: list[str]
+    to: str = ""
+    bytes_to_copy: Bytes
+    direction: Direction
+    rule: str
+    """The rule that decided the direction, in a sentence."""
+    starting_point: Literal["in_sync", "split"]
+    meaning: str = ""
+    """What that starting point means for writes made since, in a sentence."""
+    overwritten_bytes: Bytes
+    """Written on the first volume since the split: lost by the restore. 0 when in sync."""
+    union_bytes: Bytes
+    """Blocks marked on both sides now; the files' blocks come on top."""
+    expected_union_bytes: Bytes = 0
+    """Those and the files': about what the first volume will be sent."""
+    conflict: Conflict = Conflict.KEEP_BOTH
+    conflicts: list[ConflictInfo] = []
+    """At most 1,000; `conflict_count` has their number."""
+    conflict_count: int = 0
+    conflicts_unknown: str = ""
+    """Why conflicts could not be looked for; empty when they were."""
+    eta_s: float
+    steps: list[str]
