@@ -244,7 +244,13 @@ class Commands:
         return _done("", self._node.pair_info(params.name))
 
     async def _pair_split(self, params: m.PairSplit) -> Outcome:
-        asked = Asked(Command.SPLIT, label=params.label, writable=params.writable)
+        asked = Asked(
+            Command.SPLIT,
+            label=params.label,
+            at=params.at,
+            number=params.number,
+            writable=params.writable,
+        )
         return await self._ask(params.name, "pair.split", params, asked)
 
     async def _pair_resync(self, params: m.PairResync) -> Outcome:
@@ -315,9 +321,18 @@ class Commands:
                 f"'{params.remote_pair}' is not a remote pair whose P-VOL is here",
                 "ask the P-VOL's controller",
             )
-        await owner.mark(msg.Mark(local_pair=params.local_pair, label=params.label))
+        await owner.mark(
+            msg.Mark(
+                local_pair=params.local_pair,
+                label=params.label,
+                at=params.at,
+                number=params.number,
+                split_remote=params.split_remote,
+            )
+        )
         return _done(
-            f"'{params.local_pair}' was split at this point of the stream",
+            f"'{params.local_pair}' was split at this point of the stream"
+            + (f", and so was '{params.remote_pair}'" if params.split_remote else ""),
             self._node.pair_info(params.remote_pair),
         )
 

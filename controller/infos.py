@@ -57,6 +57,9 @@ def pair_info(node: str, owner: PairOwner) -> m.PairInfo:
         dirty_bytes=side.bitmap.dirty_bytes,
         generation=record.current,
         split_label=record.label,
+        split_at=record.split_at,
+        backup_number=record.backup_number,
+        guarded=record.guarded,
         progress=_progress(owner),
         resync_payload_bytes=(
             side.copier.payload_bytes if side.copier is not None else side.payload_bytes

@@ -352,7 +352,7 @@ class Pairs:
             else:
                 reply(msg.Marked())
 
-        owner.begin_split(mark.label).add_done_callback(durable)
+        owner.begin_split(mark.label, mark.at, mark.number).add_done_callback(durable)
 
     async def forget(self, side: PairSide) -> None:
         """Remove one side: record first, then the bitmap."""

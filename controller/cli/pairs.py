@@ -6,6 +6,8 @@ answers accepted, no-op or rejected.
 
 from __future__ import annotations
 
+import time
+
 import click
 from rich.table import Table
 
@@ -140,7 +142,7 @@ def show_pair(session: Session, ref: Ref) -> None:
 @click.pass_obj
 def split(session: Session, ref: Ref, label: str) -> None:
     """Stop mirroring at one instant; the S-VOL becomes writable."""
-    params = m.PairSplit(name=ref.name, label=label)
+    params = m.PairSplit(name=ref.name, label=label, at=time.time())
     _change(session, ref, "pair.split", params, f"pair '{ref.name}' is split")
 
 

@@ -20,6 +20,10 @@ class Asked:
     full: bool = False
     force: bool = False
     label: str = ""
+    at: float = 0.0
+    """When the split was asked for, for people."""
+    number: int = 0
+    """The number of the backup that a split makes."""
     writable: bool = False
     expect_generation: str | None = None
     rate_limit_bytes_per_s: int | None = None

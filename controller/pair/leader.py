@@ -36,9 +36,12 @@ class Leader:
 
     # ------------------------------------------------------------ commands
 
-    async def split(self, label: str, *, writable: bool) -> None:
+    async def split(self, asked: Asked) -> None:
         """Stop mirroring; the other side is told at this point of the stream."""
-        self.begin_split(label, writable=writable)
+        first_time = self._record.state is not PairState.PSUS
+        self.begin_split(asked.label, writable=asked.writable)
+        if first_time:
+            self._record.split_at, self._record.backup_number = asked.at, asked.number
         await self.complete_split()
 
     def begin_split(self, label: str, *, writable: bool) -> None:
@@ -80,9 +83,18 @@ class Leader:
                 f"pair '{self._record.name}' is in {self._record.state}, a backup needs PAIR",
                 f"bring it in sync: trilun pair resync {self._record.name}, then trilun pair wait",
             )
-        marked = await self._owner.talk.converse(mark, msg.Marked)
+        reply = self._owner.talk.awaiting(msg.Marked)
+        self._owner.talk.send(mark)
+        if mark.split_remote:
+            # In the same step: nothing comes between the two in the stream (law L11).
+            self.begin_split(mark.label, writable=False)
+            self._record.split_at = mark.at
+            await self.complete_split()
+        marked = await self._owner.talk.settled(reply)
         assert isinstance(marked, msg.Marked)
         if marked.error:
+            if mark.split_remote:
+                await self.resync(Asked(Command.RESYNC), automatic=False)
             raise RejectedError(Code(marked.code), marked.error)
         return Answer(Verdict.ACCEPTED, self._record.state, "marked")
 

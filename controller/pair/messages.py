@@ -112,6 +112,12 @@ class Mark(Message):
     kind: Literal["mark"] = "mark"
     local_pair: Name
     label: str = Field(max_length=128)
+    at: float = Field(default=0.0, ge=0)
+    """When, for people."""
+    number: int = Field(default=0, ge=0)
+    """The backup's number."""
+    split_remote: bool = False
+    """This pair is split at the same point: Split is the next message."""
 
 
 class Marked(Message):

@@ -135,10 +135,11 @@ class PairOwner:
             ) from None
         return await done
 
-    def begin_split(self, label: str) -> asyncio.Future[Answer]:
+    def begin_split(self, label: str, at: float = 0.0, number: int = 0) -> asyncio.Future[Answer]:
         """Split now, inside this call; the future ends when that is durable on both sides."""
         done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._leader.begin_split(label, writable=False)
+        self.record.split_at, self.record.backup_number = at, number
         self._inbox.put_nowait((SplitBegun(), done))
         return done
 
@@ -372,7 +373,7 @@ class PairOwner:
                 await self.services.commit()
             return row
         if command is Command.SPLIT:
-            await self._leader.split(asked.label, writable=asked.writable)
+            await self._leader.split(asked)
         elif command in (Command.RESYNC, Command.REVERSE):
             await self._leader.resync(asked, automatic=False)
         elif command is Command.DELETE:

@@ -47,6 +47,10 @@ class PairRecord(BaseModel):
     """S-VOL: what it held at the split has been flushed. Until then a crash would leave no point
     in time, and hosts may not write."""
     label: str = ""
+    split_at: float = 0.0
+    """P-VOL: when it was split, as the command said; for people."""
+    backup_number: int = 0
+    """P-VOL: the number of the backup that the S-VOL holds; 0 when it is none."""
     current: str
     baseline: str
     history: list[str] = []

@@ -1,0 +1,74 @@
+"""The contract of backups: taking them, listing them, and the mark that makes one.
+
+Owns the shape only. A backup's number is what its age is told by; its time is for people.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from controller.api.base import Bytes, Info, Name, Params
+
+MAX_SLOTS = 32
+"""Third volumes of one data set."""
+
+BackupNumber = Annotated[int, Field(ge=0, le=1 << 53)]
+
+
+class BackupMark(Params):
+    """Split the local pair behind a remote one at one point of the remote stream.
+
+    Asked of the primary: everything acknowledged to host 1 before is in the third volume,
+    nothing after is. The remote pair goes on, or is split at that very point.
+    """
+
+    remote_pair: Name
+    local_pair: Name
+    label: str = Field(default="", max_length=128)
+    split_remote: bool = False
+    """Split the remote pair, too."""
+    at: float = Field(default=0.0, ge=0)
+    """When, by the clock of the host that asks; Unix seconds, for people."""
+    number: BackupNumber = 0
+    """The backup's number in its data set; a later one has a larger one. 0: none was given."""
+
+
+class BackupStart(Params):
+    """Take a backup of a data set, into the slot that is free or holds the oldest one."""
+
+    data_set: Name
+    label: str = Field(default="", max_length=128)
+    quiesce: bool = True
+    keep: Annotated[int, Field(ge=0, le=MAX_SLOTS)] | None = None
+    """So many of the newest backups are not overwritten. None: the newest, where the data set has
+    several slots; none where it has one."""
+    split_remote: bool = False
+    """Split the remote pair at the same instant."""
+
+
+class BackupInfo(Info):
+    """One backup slot of a data set: a local pair and its third volume."""
+
+    pair: Name
+    volume: Name
+    state: str
+    """The local pair's state; SMPL when there is none."""
+    is_backup: bool
+    """Whether the third volume holds one point in time that stays."""
+    label: str = ""
+    taken_at: float = 0.0
+    """Unix seconds; 0 when it isn't known."""
+    number: int = 0
+    dirty_bytes: Bytes = 0
+    """Blocks written on the second volume since."""
+    reason: str = ""
+    next_step: str = ""
+
+
+class BackupList(Info):
+    """Answer of `backup.list`: every slot, the newest backup first."""
+
+    data_set: Name
+    backups: list[BackupInfo]
