@@ -18,13 +18,19 @@ from controller.service.bus import Answer
 from hostagent.config import AgentConfig, DataSetConfig
 from hostagent.first_volumes import FirstVolumeKeeper
 from hostagent.jobs.engine import JobEngine
+from hostagent.jobs.ports import Nodes
+from hostagent.jobs.slots import newest_first
+from hostagent.jobs.survey import survey
 
 
 class Agent:
     """Answers commands; `handle` is a bus `Handler`."""
 
-    def __init__(self, config: AgentConfig, first: FirstVolumeKeeper, jobs: JobEngine) -> None:
+    def __init__(
+        self, config: AgentConfig, first: FirstVolumeKeeper, jobs: JobEngine, nodes: Nodes
+    ) -> None:
         self._config = config
+        self._nodes = nodes
         self._first = first
         self._jobs = jobs
         self._verbs: dict[str, Callable[[Any, Request], Awaitable[Answer]]] = {
@@ -33,6 +39,7 @@ class Agent:
             "fs.thaw": self._fs_thaw,
             "fs.release": self._fs_release,
             "fs.reclaim": self._fs_reclaim,
+            "backup.list": self._backup_list,
             "job.backup": self._job_backup,
             "job.restore": self._job_restore,
             "job.list": self._job_list,
@@ -74,9 +81,19 @@ class Agent:
         info, changed = await self._first.reclaim(params.data_set, params.job)
         return _answer(info, changed, "attached again", "it was not released")
 
+    async def _backup_list(self, params: m.DataSetNamed, _request: Request) -> Answer:
+        data_set = self._known(params.data_set)
+        slots = await survey(self._nodes, data_set)
+        return Answer(result=m.BackupList(data_set=data_set.name, backups=newest_first(slots)))
+
     async def _job_backup(self, params: m.BackupStart, request: Request) -> Answer:
         data_set = self._data_set(params.data_set, "host1")
-        job_params = {"label": params.label, "quiesce": params.quiesce}
+        job_params = {
+            "label": params.label,
+            "quiesce": params.quiesce,
+            "keep": params.keep,
+            "split_remote": params.split_remote,
+        }
         info, new = await self._jobs.begin(m.JobKind.BACKUP, data_set, request.id, job_params)
         return _answer(info, new, f"job {info.id} has begun", f"job {info.id} is that request's")
 
@@ -84,8 +101,11 @@ class Agent:
         data_set = self._data_set(params.data_set, "host2")
         job_params = {
             "paths": params.paths,
+            "to": params.to,
+            "conflict": None if params.conflict is None else params.conflict.value,
             "dry_run": params.dry_run,
             "force": params.force,
+            "from_backup": params.from_backup,
         }
         info, new = await self._jobs.begin(m.JobKind.RESTORE, data_set, request.id, job_params)
         return _answer(info, new, f"job {info.id} has begun", f"job {info.id} is that request's")
@@ -100,7 +120,7 @@ class Agent:
         info, changed = await self._jobs.cancel(params.name)
         return _answer(info, changed, "the job is being undone", f"the job is {info.state.value}")
 
-    def _data_set(self, name: str, part: str) -> DataSetConfig:
+    def _known(self, name: str) -> DataSetConfig:
         data_set = self._config.find(name)
         if data_set is None:
             raise RejectedError(
@@ -108,6 +128,10 @@ class Agent:
                 f"{self._config.node} has no data set '{name}'",
                 "see `trilun status` for the agents and their data sets",
             )
+        return data_set
+
+    def _data_set(self, name: str, part: str) -> DataSetConfig:
+        data_set = self._known(name)
         if data_set.part != part:
             other = data_set.host1 if part == "host1" else data_set.host2
             raise RejectedError(

@@ -65,6 +65,17 @@ class MissingFilesError(HostError):
         self.missing = list(missing)
 
 
+class ConflictsError(HostError):
+    """Files that were changed since the backup, in a restore that was told to fail then."""
+
+    def __init__(self, changed: Sequence[str]) -> None:
+        super().__init__(
+            f"changed since the backup: {listed(changed)}",
+            "restore with --conflict keep-both, overwrite or skip; nothing was changed",
+            Code.WRONG_STATE,
+        )
+
+
 class InterruptedWorkError(HostError):
     """Work in a thread ended early because its job was cancelled or the agent stops."""
 

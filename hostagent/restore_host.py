@@ -1,4 +1,4 @@
-"""What a restore does on host 2, in threads: mount, find, copy, verify.
+"""What a restore does on host 2, in threads: mount, find, compare, copy, verify.
 
 Owns where restores mount (below the runtime directory) and the descriptors of both roots. Must
 not know pairs or other nodes. Fails with HostError or OSError.
@@ -9,12 +9,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from hostagent.attach.attacher import LunAddress
 from hostagent.config import DataSetConfig
+from hostagent.copying.comparing import MAX_CONFLICTS, Compared, compare_named
 from hostagent.copying.content import Work
 from hostagent.copying.copier import Copied, copy_named
+from hostagent.copying.patterns import Asked, expand
+from hostagent.copying.placing import Placing
 from hostagent.copying.verify import Verified, verify_named
 from hostagent.copying.walk import Found, find
 from hostagent.filesystem.volumes import HostVolumes, MountPlan
@@ -52,34 +56,51 @@ class RestoreMounts:
         if path.is_dir():
             path.rmdir()
 
-    async def find(self, view: Path, names: list[str], work: Work) -> Found:
-        """Look for the named files."""
-        return await self._blocking.run(_find, view, names, work)
+    async def find(self, view: Path, asked: list[Asked], work: Work) -> Found:
+        """Look for the named files and what patterns match."""
+        return await self._blocking.run(_find, view, asked, work)
 
-    async def copy(self, view: Path, to: Path, names: list[str], job: str, work: Work) -> Copied:
+    async def compare(
+        self, view: Path, volume: Path, names: list[str], placing: Placing, work: Work
+    ) -> Compared:
+        """Look which of the files the volume has differently."""
+        return await self._blocking.run(_compare, view, volume, names, placing, work)
+
+    async def copy(
+        self, view: Path, volume: Path, names: list[str], placing: Placing, work: Work
+    ) -> Copied:
         """Copy the named files."""
-        return await self._blocking.run(_copy, view, to, names, job, work)
+        return await self._blocking.run(_copy, view, volume, names, placing, work)
 
     async def verify(
-        self, view: Path, key: str, to: Path, names: list[str], work: Work
+        self, view: Path, key: str, volume: Path, names: list[str], placing: Placing, work: Work
     ) -> Verified:
         """Write everything out, drop what is cached, read the files back and compare."""
-        return await self._blocking.run(self._verify, view, key, to, names, work)
+        return await self._blocking.run(self._verify, view, key, volume, names, placing, work)
 
-    def _verify(self, view: Path, key: str, to: Path, names: list[str], work: Work) -> Verified:
-        self._volumes.drop_caches(key, to)
-        with _roots(view, to) as (source_fd, target_fd):
-            return verify_named(source_fd, target_fd, names, work)
+    def _verify(
+        self, view: Path, key: str, volume: Path, names: list[str], placing: Placing, work: Work
+    ) -> Verified:
+        self._volumes.drop_caches(key, volume)
+        with _roots(view, volume) as (source_fd, target_fd):
+            return verify_named(source_fd, target_fd, names, placing, work)
 
 
-def _find(view: Path, names: list[str], work: Work) -> Found:
+def _find(view: Path, asked: list[Asked], work: Work) -> Found:
     with _roots(view) as (source_fd,):
-        return find(source_fd, names, work)
+        expanded = expand(source_fd, asked, work)
+        found = find(source_fd, expanded.names, work)
+        return replace(found, missing=[*expanded.missing, *found.missing])
 
 
-def _copy(view: Path, to: Path, names: list[str], job: str, work: Work) -> Copied:
-    with _roots(view, to) as (source_fd, target_fd):
-        return copy_named(source_fd, target_fd, names, job, work)
+def _compare(view: Path, volume: Path, names: list[str], placing: Placing, work: Work) -> Compared:
+    with _roots(view, volume) as (source_fd, target_fd):
+        return compare_named(source_fd, target_fd, names, placing, MAX_CONFLICTS, work)
+
+
+def _copy(view: Path, volume: Path, names: list[str], placing: Placing, work: Work) -> Copied:
+    with _roots(view, volume) as (source_fd, target_fd):
+        return copy_named(source_fd, target_fd, names, placing, work)
 
 
 @contextmanager

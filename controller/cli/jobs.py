@@ -1,7 +1,7 @@
-"""`trilun backup`, `trilun restore` and `trilun job …`.
+"""`trilun backup` and `trilun job …`, and what every command does that starts a job.
 
-Owns the arguments and the display of jobs, plans and receipts. A job belongs to its agent:
-waiting for it here, or not, changes nothing.
+Owns the arguments and the display of jobs. A job belongs to its agent: waiting for it here, or
+not, changes nothing.
 """
 
 from __future__ import annotations
@@ -22,23 +22,21 @@ from controller.cli.output import (
     show,
     table,
 )
+from controller.cli.receipts import plan_parts, receipt_parts
 from controller.cli.results import report_change
 from controller.cli.session import ApiCommand, ApiGroup, Session
 from controller.cli.waiting import Teller, progress_text, wait_for_job
 from controller.service.client import ApiClient, result_of
-from controller.service.sizes import format_size
-
-MAX_SHOWN_FILES = 50
 
 _JOB = click.argument("ref", metavar="JOB", type=RefType(), shell_complete=complete_job)
-_WAIT = click.option("--wait/--no-wait", "wait", default=True, help="Wait for the end (default).")
+WAIT = click.option("--wait/--no-wait", "wait", default=True, help="Wait for the end (default).")
 
 
 @click.command("backup", cls=ApiCommand)
 @click.argument("data_set", required=False, shell_complete=complete_data_set)
 @click.option("--label", default="", help="Remembered with the backup.")
 @click.option("--no-quiesce", is_flag=True, help="Don't freeze the file system.")
-@_WAIT
+@WAIT
 @click.pass_context
 def backup(
     ctx: click.Context, data_set: str | None, label: str, no_quiesce: bool, wait: bool
@@ -50,37 +48,9 @@ def backup(
     async def work(client: ApiClient) -> m.JobInfo:
         node, name = await find_agent(client, "host1", data_set)
         params = m.BackupStart(data_set=name, label=label, quiesce=not no_quiesce)
-        return await _started(session, client, node, "job.backup", params, wait)
+        return await start_job(session, client, node, "job.backup", params, wait)
 
-    _report(ctx, session, session.run(work))
-
-
-@click.command("restore", cls=ApiCommand)
-@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
-@click.option("--data-set", help="Needed when there are several.",
-              shell_complete=complete_data_set)  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Show the plan, change nothing.")
-@click.option("--force", is_flag=True, help="Unmount on host 1 although it is in use.")
-@_WAIT
-@click.pass_context
-def restore(
-    ctx: click.Context,
-    paths: tuple[str, ...],
-    data_set: str | None,
-    dry_run: bool,
-    force: bool,
-    wait: bool,
-) -> None:
-    """Bring PATHs back from the backup."""
-    session = ctx.find_object(Session)
-    assert session is not None
-
-    async def work(client: ApiClient) -> m.JobInfo:
-        node, name = await find_agent(client, "host2", data_set)
-        params = m.RestoreStart(data_set=name, paths=list(paths), dry_run=dry_run, force=force)
-        return await _started(session, client, node, "job.restore", params, wait or dry_run)
-
-    _report(ctx, session, session.run(work))
+    report_job(ctx, session, session.run(work))
 
 
 @click.group(cls=ApiGroup)
@@ -139,7 +109,7 @@ def wait_job(ctx: click.Context, ref: Ref, wait_s: float | None) -> None:
     async def work(client: ApiClient) -> m.JobInfo:
         return await _wait(session, client, await find_job(client, ref), wait_s)
 
-    _report(ctx, session, session.run(work))
+    report_job(ctx, session, session.run(work))
 
 
 @job.command("cancel")
@@ -156,9 +126,10 @@ def cancel(session: Session, ref: Ref) -> None:
     report_change(session, session.run(work), m.JobInfo, f"job '{ref.name}' is being cancelled")
 
 
-async def _started(
+async def start_job(
     session: Session, client: ApiClient, node: str, verb: str, params: m.Params, wait: bool
 ) -> m.JobInfo:
+    """Start a job, and see it to its end when that is wanted."""
     reply = await client.request(node, verb, params, session.timeout_s)
     started = result_of(reply, m.JobInfo)
     return await _wait(session, client, started, None) if wait else started
@@ -173,7 +144,7 @@ async def _wait(
         return await wait_for_job(client, job_info, wait_s, teller)
 
 
-def _report(ctx: click.Context, session: Session, info: m.JobInfo) -> None:
+def report_job(ctx: click.Context, session: Session, info: m.JobInfo) -> None:
     """Print a job as far as it has come; a failed one ends the command with its exit code."""
     failed = info.state in {m.JobState.FAILED, m.JobState.CANCELLED}
     if session.json:
@@ -187,9 +158,9 @@ def _report(ctx: click.Context, session: Session, info: m.JobInfo) -> None:
             as_json=False,
         )  # fmt: skip
     elif info.receipt is not None:
-        show(*_receipt(info.receipt))
+        show(*receipt_parts(info.receipt))
     elif info.plan is not None:
-        show(*_plan(info.plan))
+        show(*plan_parts(info.plan))
     else:
         print_line(f"job '{info.id}' done")
     if failed:
@@ -234,58 +205,6 @@ def _show_job(info: m.JobInfo) -> None:
         )
     )
     if info.receipt is not None:
-        show(*_receipt(info.receipt))
+        show(*receipt_parts(info.receipt))
     elif info.plan is not None:
-        show(*_plan(info.plan))
-
-
-def _plan(plan: m.RestorePlan) -> list[Table]:
-    parts = [
-        details(
-            [
-                ("data set", plan.data_set),
-                ("direction", plan.direction.value),
-                ("because", plan.rule),
-                ("starts from", plan.starting_point.replace("_", " ")),
-                ("to copy", format_size(plan.bytes_to_copy)),
-                ("overwritten", format_size(plan.overwritten_bytes)),
-                ("union now", format_size(plan.union_bytes)),
-                ("takes about", f"{plan.eta_s:.0f} s"),
-                ("not in the backup", ", ".join(plan.missing)),
-                ("steps", ", ".join(plan.steps)),
-            ]
-        )
-    ]
-    return [*parts, _files(plan.files)] if plan.files else parts
-
-
-def _receipt(receipt: m.Receipt) -> list[Table]:
-    parts = [
-        details(
-            [
-                ("job", receipt.job),
-                ("kind", receipt.kind.value),
-                ("data set", receipt.data_set),
-                ("label", receipt.label),
-                ("files", str(len(receipt.files)) if receipt.files else ""),
-                ("file bytes", format_size(receipt.file_bytes) if receipt.files else ""),
-                ("verified", "yes" if receipt.verified else ""),
-                ("on the wire", format_size(receipt.wire_bytes)),
-                ("data carried", format_size(receipt.payload_bytes)),
-                ("union", format_size(receipt.union_bytes)),
-                ("discarded", format_size(receipt.discarded_bytes)),
-                ("frozen", f"{receipt.frozen_s:.2f} s"),
-                ("took", f"{receipt.duration_s:.1f} s"),
-            ]
-        )
-    ]
-    return [*parts, _files(receipt.files)] if receipt.files else parts
-
-
-def _files(files: list[m.RestoredFile]) -> Table:
-    rows: list[tuple[str, str, str]] = [
-        (f.path, f.kind, format_size(f.size_bytes)) for f in files[:MAX_SHOWN_FILES]
-    ]
-    if len(files) > MAX_SHOWN_FILES:
-        rows.append((f"and {len(files) - MAX_SHOWN_FILES} more", "", ""))
-    return table(("PATH", "KIND", "SIZE"), rows, right="SIZE")
+        show(*plan_parts(info.plan))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
 from typing import Literal, TypeVar
 
 from controller.api import topics
@@ -131,14 +132,49 @@ async def find_job(client: ApiClient, ref: Ref) -> JobInfo:
 
 
 async def find_agent(
-    client: ApiClient, part: Literal["host1", "host2"], data_set: str | None
+    client: ApiClient,
+    part: Literal["host1", "host2"],
+    data_set: str | None,
+    paths: Sequence[str] = (),
 ) -> tuple[str, str]:
     """The agent that has this part of a data set, and the data set's name.
 
-    The only data set there is needs no name.
+    The only data set there is needs no name, nor does one that an absolute path lies in.
     """
     nodes = await client.discover()
-    return choose_agent(nodes, part, data_set)
+    return choose_agent(nodes, part, data_set or data_set_of(nodes, paths))
+
+
+def data_set_of(nodes: dict[str, NodeStatus], paths: Sequence[str]) -> str | None:
+    """The data set whose mountpoint the absolute paths lie beneath; None when none of them does.
+
+    Where one data set is mounted beneath another, the inner one has the path.
+    """
+    mountpoints = {
+        (PurePosixPath(ref.mountpoint), ref.name)
+        for status in nodes.values()
+        for ref in status.data_sets
+        if status.kind is NodeKind.AGENT and ref.mountpoint
+    }
+    found: set[str] = set()
+    for path in paths:
+        beneath = [
+            (len(mountpoint.parts), name)
+            for mountpoint, name in mountpoints
+            if path.startswith("/") and PurePosixPath(path).is_relative_to(mountpoint)
+        ]
+        deepest = max((depth for depth, _ in beneath), default=0)
+        names = {name for depth, name in beneath if depth == deepest}
+        # Two hosts may mount two data sets at the same place: then the path doesn't tell.
+        if len(names) == 1:
+            found |= names
+    if len(found) > 1:
+        raise RejectedError(
+            Code.BAD_REQUEST,
+            f"the paths lie in several data sets: {', '.join(sorted(found))}",
+            "restore from one data set at a time",
+        )
+    return found.pop() if found else None
 
 
 def choose_agent(

@@ -17,9 +17,10 @@ from pydantic import ValidationError
 from controller.api.codes import Code, Exit, exit_for
 from controller.api.errors import RejectedError
 from controller.cli.completion import PROGRAM, completion
-from controller.cli.jobs import backup, job, restore
+from controller.cli.jobs import backup, job
 from controller.cli.output import print_error
 from controller.cli.pairs import pair
+from controller.cli.restore import restore
 from controller.cli.session import ApiGroup, EndpointType, Session
 from controller.cli.status import status
 from controller.cli.volumes import volume

@@ -11,9 +11,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from controller.api.restores import Conflict
 from hostagent.copying.beneath import open_directory, parent_of, shown
 from hostagent.copying.content import Work, digest
 from hostagent.copying.metadata import Metadata, try_metadata
+from hostagent.copying.placing import Placing
 from hostagent.copying.walk import MAX_LISTED, MAX_LISTED_BYTES, Entry, Listed, entries
 from hostagent.errors import HostError
 
@@ -29,33 +31,49 @@ class Verified:
     file_bytes: int = 0
     """Sizes of all regular files of the set, hard links counted once."""
     read_bytes: int = 0
+    files_count: int = 0
+    """All that came back, those that are not listed included."""
 
 
-def verify_named(source_fd: int, target_fd: int, names: list[str], work: Work) -> Verified:
-    """Compare the named set on both sides; raises HostError at the first difference."""
+def verify_named(
+    source_fd: int, target_fd: int, names: list[str], placing: Placing, work: Work
+) -> Verified:
+    """Compare the named set on both sides; raises HostError at the first difference.
+
+    What the placing skips is not looked at, and directories keep their metadata then.
+    """
     verified = Verified([])
     listed_bytes = 0
     pairs: dict[int, int] = {}
     back: dict[int, int] = {}
     for name in names:
         for entry in entries(source_fd, name):
-            directory, last = parent_of(entry.path)
+            if placing.skips(entry.path):
+                continue
+            directory, last = parent_of(placing.at(entry.path))
             target_dir = open_directory(target_fd, directory)
             try:
                 present = try_metadata(target_dir, last or ".")
                 if present is None:
                     raise _differs(entry.path, "it is not there")
-                found = entry.metadata.differences(present)
+                found = _differences(entry.metadata, present, placing)
                 if found:
                     raise _differs(entry.path, ", ".join(found))
                 new = _paired(entry, present, pairs, back)
                 listed = _compare(entry, target_dir, last, verified if new else None, work)
             finally:
                 os.close(target_dir)
+            verified.files_count += 1
             listed_bytes += len(listed.path.encode())
             if len(verified.files) < MAX_LISTED and listed_bytes < MAX_LISTED_BYTES:
                 verified.files.append(listed)
     return verified
+
+
+def _differences(wanted: Metadata, present: Metadata, placing: Placing) -> list[str]:
+    if placing.policy is Conflict.SKIP and wanted.kind == present.kind == "directory":
+        return []
+    return wanted.differences(present)
 
 
 def _paired(entry: Entry, present: Metadata, pairs: dict[int, int], back: dict[int, int]) -> bool:

@@ -44,6 +44,8 @@ class Found:
     file_bytes: int
     """Sum of the sizes of all regular files, hard links counted once."""
     files: int
+    names: list[str]
+    """Everything that was asked for, patterns expanded, as far as it is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ def _inside(root_fd: int, top: str) -> Iterator[Entry]:
 def find(root_fd: int, names: list[str], work: Work) -> Found:
     """Look for every named file; raises PathRefusedError for a way through a link."""
     named: list[Listed] = []
+    there: list[str] = []
     missing: list[str] = []
     seen: set[tuple[int, int]] = set()
     total_bytes = files = 0
@@ -117,10 +120,11 @@ def find(root_fd: int, names: list[str], work: Work) -> Found:
             continue
         assert first is not None
         total_bytes += own_bytes
+        there.append(name)
         if len(named) < MAX_LISTED:
             size = own_bytes if first.kind == "directory" else _size(first)
             named.append(Listed(shown(name), first.kind, size))
-    return Found(named, missing, total_bytes, files)
+    return Found(named, missing, total_bytes, files, there)
 
 
 def _size(metadata: Metadata) -> int:

@@ -17,6 +17,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import structlog
@@ -244,7 +246,8 @@ class JobEngine:
         await context.save()
         _log.info("job step", job=record.id, step=step.name)
         try:
-            await self._attempts(job, step.run, lambda: _policy(context))
+            with self._timed(record, step.name):
+                await self._attempts(job, step.run, lambda: _policy(context))
         except EndEarlyError:
             await self._turn(job, JobState.DONE)
             return
@@ -262,6 +265,15 @@ class JobEngine:
             await self._end(job, JobState.DONE)
         else:
             record.step += 1
+
+    @contextmanager
+    def _timed(self, record: JobRecord, step: str) -> Iterator[None]:
+        began_s = self._ports.clock.monotonic()
+        try:
+            yield
+        finally:
+            took_s = self._ports.clock.monotonic() - began_s
+            record.step_s[step] = record.step_s.get(step, 0.0) + took_s
 
     async def _back(self, job: _Job, step: Step) -> None:
         context, record = job.context, job.context.record

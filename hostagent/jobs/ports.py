@@ -13,8 +13,11 @@ from typing import Protocol
 from controller.api.messages import Info, JobInfo, Params
 from hostagent.attach.attacher import LunAddress
 from hostagent.config import DataSetConfig
+from hostagent.copying.comparing import Compared
 from hostagent.copying.content import Work
 from hostagent.copying.copier import Copied
+from hostagent.copying.patterns import Asked
+from hostagent.copying.placing import Placing
 from hostagent.copying.verify import Verified
 from hostagent.copying.walk import Found
 
@@ -35,14 +38,21 @@ class RestoreHost(Protocol):
     async def unmount(self, key: str) -> None:
         """Unmount and detach it, with everything flushed."""
 
-    async def find(self, view: Path, names: list[str], work: Work) -> Found:
-        """Look for the named files."""
+    async def find(self, view: Path, asked: list[Asked], work: Work) -> Found:
+        """Look for the named files and what patterns match."""
 
-    async def copy(self, view: Path, to: Path, names: list[str], job: str, work: Work) -> Copied:
+    async def compare(
+        self, view: Path, volume: Path, names: list[str], placing: Placing, work: Work
+    ) -> Compared:
+        """Look which of the files the volume has differently."""
+
+    async def copy(
+        self, view: Path, volume: Path, names: list[str], placing: Placing, work: Work
+    ) -> Copied:
         """Copy the named files."""
 
     async def verify(
-        self, view: Path, key: str, to: Path, names: list[str], work: Work
+        self, view: Path, key: str, volume: Path, names: list[str], placing: Placing, work: Work
     ) -> Verified:
         """Drop what is cached of the volume `key`, read the files back and compare."""
 

@@ -60,6 +60,8 @@ class JobRecord(BaseModel):
     message: str = ""
     plan: RestorePlan | None = None
     receipt: Receipt | None = None
+    step_s: dict[str, float] = {}
+    """How long each step took, all attempts and lives together."""
     ended_at: float = 0.0
 
     @property

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from controller.api.codes import Code
 from hostagent.copying.content import Work
 from hostagent.copying.copier import Copied, copy_named, leftovers_prefix
+from hostagent.copying.placing import Placing
 from hostagent.copying.verify import verify_named
 from hostagent.copying.walk import find
 from hostagent.errors import HostError, InterruptedWorkError
@@ -36,11 +37,11 @@ class Sides:
 
     def copy(self, *names: str, work: Work = QUIET, job: str = "j") -> Copied:
         with Opened(self.source) as one, Opened(self.target) as two:
-            return copy_named(one, two, list(names), job, work)
+            return copy_named(one, two, list(names), Placing(job), work)
 
     def verify(self, *names: str) -> None:
         with Opened(self.source) as one, Opened(self.target) as two:
-            verify_named(one, two, list(names), QUIET)
+            verify_named(one, two, list(names), Placing("j"), QUIET)
 
     def both(self, *names: str) -> Copied:
         copied = self.copy(*names)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -14,107 +12,11 @@ from controller.api.errors import RejectedError
 from controller.api.messages import JobKind, JobState
 from controller.api.messages import PairState as P
 from hostagent.errors import HostError
-from hostagent.jobs.engine import JobEngine
 from hostagent.jobs.restore import RESTORE
-from hostagent.programs import Blocking
-from tests.unit.hostagent.world import DATA_SET, KilledError, World
+from tests.unit.hostagent.kit import ALL, Kit, once, restore_params, untouched
+from tests.unit.hostagent.world import DATA_SET, World
 
 BACKUP_PARAMS = {"label": "monday", "quiesce": True}
-ALL = {"ds": DATA_SET}
-
-
-def restore_params(*paths: str, dry_run: bool = False) -> dict[str, object]:
-    return {"paths": list(paths) or ["a"], "dry_run": dry_run, "force": False}
-
-
-@pytest.fixture
-def blocking() -> Iterator[Blocking]:
-    blocking = Blocking(2)
-    yield blocking
-    blocking.close()
-
-
-@pytest.fixture
-def world() -> World:
-    return World()
-
-
-class Kit:
-    """Runs jobs in one world, over as many lives of the agent as it takes."""
-
-    def __init__(self, world: World, directory: Path, blocking: Blocking) -> None:
-        self.world, self.directory, self.blocking = world, directory, blocking
-        self.lives = 0
-
-    def engine(self) -> JobEngine:
-        self.lives += 1
-        return self.world.engine(self.directory, self.blocking)
-
-    async def run(self, kind: JobKind, params: dict[str, object]) -> m.JobInfo:
-        """Begin a job and see it through, with a new engine after every death."""
-        engine = self.engine()
-        info, new = await engine.begin(kind, DATA_SET, "request-1", params)
-        assert new
-        return await self.see_through(engine, info.id)
-
-    async def see_through(self, engine: JobEngine, job_id: str) -> m.JobInfo:
-        while True:
-            task = engine._jobs[job_id].task
-            if task is None:
-                return engine.show(job_id)
-            result = (await asyncio.gather(task, return_exceptions=True))[0]
-            if not isinstance(result, KilledError):
-                assert result is None, result
-                return engine.show(job_id)
-            assert self.lives < 200
-            engine = self.engine()
-            await engine.load(ALL)
-
-
-@pytest.fixture
-def kit(world: World, tmp_path: Path, blocking: Blocking) -> Kit:
-    return Kit(world, tmp_path / "jobs", blocking)
-
-
-@pytest.fixture(autouse=True)
-def quiet_deaths(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A killed engine's task would otherwise end the test's loop, as BaseExceptions do."""
-    original = JobEngine._drive
-
-    async def drive(self: JobEngine, job: object) -> None:
-        try:
-            await original(self, job)  # type: ignore[arg-type]
-        except KilledError as exc:
-            raise DeathError(exc) from exc
-
-    class DeathError(Exception):
-        pass
-
-    real = asyncio.gather
-
-    async def gather(*tasks: object, return_exceptions: bool = False) -> list[object]:
-        results = await real(*tasks, return_exceptions=return_exceptions)  # type: ignore[call-overload]
-        return [r.args[0] if isinstance(r, DeathError) else r for r in results]
-
-    def taken_note(task: asyncio.Task[None]) -> None:
-        if not task.cancelled():
-            task.exception()
-
-    monkeypatch.setattr("hostagent.jobs.engine._tell_of_crash", taken_note)
-    monkeypatch.setattr(JobEngine, "_drive", drive)
-    monkeypatch.setattr(asyncio, "gather", gather)
-
-
-def untouched(world: World) -> None:
-    """Everything is as it was before the restore."""
-    assert world.first == {"a": "bad", "b": "new"}
-    assert world.second == world.first
-    assert world.third == {"a": "good", "b": "old"}
-    assert not world.views
-    assert not world.mounted
-    assert world.first_mounted
-    assert world.released_for == ""
-    assert world.remote is P.PAIR
 
 
 def restored(world: World, info: m.JobInfo) -> None:
@@ -206,6 +108,7 @@ RESTORE_MOMENTS = [
     "after fs.release",
     "after pair.split",
     "before pair.split",
+    "before compare",
     "copy 0",
     "before verify",
     "after view.close",
@@ -217,24 +120,11 @@ RESTORE_MOMENTS = [
 ]
 
 
-def once(moment: str) -> object:
-    """Kill at the first such moment only."""
-    left = [1]
-
-    def kill(what: str) -> bool:
-        if what == moment and left:
-            left.pop()
-            return True
-        return False
-
-    return kill
-
-
 @pytest.mark.parametrize("moment", RESTORE_MOMENTS)
 async def test_restore_killed_at_any_moment_ends_the_same(
     kit: Kit, world: World, moment: str
 ) -> None:
-    world.kill_at = once(moment)  # type: ignore[assignment]
+    world.kill_at = once(moment)
     info = await kit.run(JobKind.RESTORE, restore_params())
     assert kit.lives == 2, "it was killed once"
     restored(world, info)
@@ -259,6 +149,7 @@ FAILURES = [
     ("find", "find"),
     ("release", "fs.release"),
     ("split", "pair.split"),
+    ("compare", "compare"),
     ("copy", "copy"),
     ("verify", "verify"),
     ("resync", "pair.resync"),
@@ -471,7 +362,6 @@ async def test_backup_killed_at_any_moment_is_marked_under_a_freeze(
     kit: Kit, world: World, moment: str
 ) -> None:
     kill = once(moment)
-    assert callable(kill)
 
     def kill_and_thaw(what: str) -> bool:
         killed = bool(kill(what))

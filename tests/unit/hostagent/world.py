@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from controller.api.errors import RejectedError
 from controller.api.messages import PairState as P
 from hostagent.attach.attacher import LunAddress
 from hostagent.config import DataSetConfig
+from hostagent.copying.comparing import Compared
 from hostagent.copying.content import Work
 from hostagent.copying.copier import Copied
+from hostagent.copying.patterns import Asked
+from hostagent.copying.placing import Placing
 from hostagent.copying.verify import Verified
 from hostagent.copying.walk import Found, Listed
 from hostagent.errors import HostError
@@ -93,6 +97,7 @@ class World:
     states: list[m.JobInfo] = field(default_factory=list)
     clock: FakeClock = field(default_factory=FakeClock)
     writable: bool = False
+    max_conflicts: int = 100
 
     def moment(self, what: str) -> None:
         if self.kill_at(what):
@@ -253,16 +258,41 @@ class World:
         self.mounted.pop(key, None)
         self.moment("after unmount")
 
-    async def find(self, view: Path, names: list[str], work: Work) -> Found:
+    async def find(self, view: Path, asked: list[Asked], work: Work) -> Found:
         self.fail("find")
         there = self._files(view.name)
-        named = [Listed(n, "file", 10) for n in names if n in there]
-        return Found(named, [n for n in names if n not in there], 10 * len(named), len(named))
+        names: list[str] = []
+        missing: list[str] = []
+        for one in asked:
+            found = [n for n in sorted(there) if fnmatchcase(n, one.path)]
+            names += found
+            missing += [] if found else [one.path]
+        named = [Listed(n, "file", 10) for n in names]
+        return Found(named, missing, 10 * len(named), len(named), names)
 
-    async def copy(self, view: Path, to: Path, names: list[str], job: str, work: Work) -> Copied:
+    async def compare(
+        self, view: Path, volume: Path, names: list[str], placing: Placing, work: Work
+    ) -> Compared:
+        self.moment("before compare")
+        self.fail("compare")
+        compared = Compared(self.max_conflicts)
+        for name in names:
+            present = self._files(volume.name).get(placing.at(name))
+            same = present == self._files(view.name)[name]
+            compared.note(name, None if present is None else "" if same else "content")
+        return compared
+
+    async def copy(
+        self, view: Path, volume: Path, names: list[str], placing: Placing, work: Work
+    ) -> Copied:
+        files = self._files(volume.name)
         for number, name in enumerate(names):
             self.moment(f"copy {number}")
-            self._files(to.name)[name] = self._files(view.name)[name]
+            if placing.skips(name):
+                continue
+            if placing.keeps(name) and files[name] != self._files(view.name)[name]:
+                files[placing.kept_path(name)] = files[name]
+            files[placing.at(name)] = self._files(view.name)[name]
         self.copying.set()
         if self.hold is not None:
             await self.hold.wait()
@@ -270,14 +300,16 @@ class World:
         return Copied(len(names))
 
     async def verify(
-        self, view: Path, key: str, to: Path, names: list[str], work: Work
+        self, view: Path, key: str, volume: Path, names: list[str], placing: Placing, work: Work
     ) -> Verified:
         self.moment("before verify")
         self.fail("verify")
+        names = [n for n in names if not placing.skips(n)]
         for name in names:
-            if self._files(to.name)[name] != self._files(view.name)[name]:
+            if self._files(volume.name)[placing.at(name)] != self._files(view.name)[name]:
                 raise HostError("differs")
-        return Verified([Listed(n, "file", 10, "d" * 64) for n in names], 10, 10)
+        listed = [Listed(n, "file", 10, "d" * 64) for n in names]
+        return Verified(listed, 10 * len(names), 10 * len(names), len(names))
 
     # -- host 1's own
 

@@ -1,0 +1,64 @@
+"""`trilun restore`: files come back from the backup.
+
+Owns the arguments. Paths and patterns are the agent's to understand: nothing is looked up here
+but the data set.
+"""
+
+from __future__ import annotations
+
+import click
+
+from controller.api import messages as m
+from controller.cli.jobs import WAIT, report_job, start_job
+from controller.cli.locate import find_agent
+from controller.cli.names import complete_data_set
+from controller.cli.session import ApiCommand, Session
+from controller.service.client import ApiClient
+
+CONFLICTS = click.Choice([policy.value for policy in m.Conflict])
+
+
+@click.command("restore", cls=ApiCommand)
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@click.option("--data-set", help="Where no PATH is an absolute one that tells it.",
+              shell_complete=complete_data_set)  # fmt: skip
+@click.option("--to", "to", metavar="DIR", default="",
+              help="Put the files beneath DIR of the data set, paths kept.")  # fmt: skip
+@click.option("--conflict", type=CONFLICTS, default=None,
+              help="For files changed since the backup; default: keep-both.")  # fmt: skip
+@click.option("--verify", is_flag=True, expose_value=False,
+              help="Read everything back and compare it; this is always done.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Show the plan, change nothing.")
+@click.option("--force", is_flag=True, help="Unmount on host 1 although it is in use.")
+@WAIT
+@click.pass_context
+def restore(
+    ctx: click.Context,
+    paths: tuple[str, ...],
+    data_set: str | None,
+    to: str,
+    conflict: str | None,
+    dry_run: bool,
+    force: bool,
+    wait: bool,
+) -> None:
+    """Bring PATHs back from the backup: files, directories, or patterns.
+
+    Quote patterns: 'books/*.dat' is looked up in the backup, not by your shell.
+    """
+    session = ctx.find_object(Session)
+    assert session is not None
+
+    async def work(client: ApiClient) -> m.JobInfo:
+        node, name = await find_agent(client, "host2", data_set, [*paths, to])
+        params = m.RestoreStart(
+            data_set=name,
+            paths=list(paths),
+            to=to,
+            conflict=None if conflict is None else m.Conflict(conflict),
+            dry_run=dry_run,
+            force=force,
+        )
+        return await start_job(session, client, node, "job.restore", params, wait or dry_run)
+
+    report_job(ctx, session, session.run(work))
