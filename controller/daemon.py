@@ -29,6 +29,7 @@ from controller.frontends import check_front_end, open_front_end
 from controller.link.tcp import TcpNetwork
 from controller.link.transport import Peer
 from controller.node import LoopClock, Node, NodeSettings, Surroundings
+from controller.service.boot import boot_id
 from controller.service.bus import Answer, Bus
 from controller.service.config import (
     ChapConfig,
@@ -57,7 +58,6 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 _UNFIT = (OSError, StoreError, CorruptError, JournalError, ConfigError, LioUnavailableError)
 """What keeps a controller from running, and is no mistake of ours."""
 
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 DEFAULT_CONFIG = Path("/etc/trilun/controller.toml")
 STATUS_EVERY_S = 5.0
 LIVE_KEYS = frozenset({"log.level", "log.format", "resync.rate_limit_bytes_per_s"})
@@ -140,7 +140,7 @@ async def run(config: ControllerConfig, path: Path) -> None:
         exporter=front_end.exporter,
         clock=clock,
         new_id=lambda: secrets.token_hex(16),
-        boot_id=await asyncio.to_thread(BOOT_ID.read_text),
+        boot_id=await asyncio.to_thread(boot_id, os.environ),
     )
     node = Node(_settings(config), world, publisher)
 
