@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from controller.api.backups import MAX_SLOTS
 from controller.api.messages import DataSetRef, Name
 from controller.service.config import BrokerConfig, ChapConfig, LogConfig, Section
 
@@ -33,8 +34,15 @@ class AttachConfig(Section):
         return self
 
 
+class BackupSlot(Section):
+    """Where one backup is kept: a third volume, and the local pair that fills it."""
+
+    volume: Name
+    pair: Name
+
+
 class DataSetConfig(Section):
-    """One data set: three volumes, two pairs, two hosts, and our part in it."""
+    """One data set: its volumes, its pairs, two hosts, and our part in it."""
 
     name: Annotated[Name, Field(max_length=48)]
     part: Literal["host1", "host2"]
@@ -46,8 +54,11 @@ class DataSetConfig(Section):
     secondary: Name
     """Controller of the second and the third volume."""
     second: Name
-    local_pair: Name
-    third: Name
+    local_pair: Name | None = None
+    third: Name | None = None
+    """With `local_pair`: the short way to name a single backup slot."""
+    backup: Annotated[list[BackupSlot], Field(default_factory=list, max_length=MAX_SLOTS)]
+    """The backup slots, each of the second volume's size."""
     host1: Name
     """Agent on the host that uses the first volume."""
     host2: Name
@@ -57,6 +68,15 @@ class DataSetConfig(Section):
     mount_with: Literal["kernel", "fuse2fs", "auto"] = "auto"
     mount_at_start: bool = True
     """Host 1: attach and mount when the agent starts, unless a restore has it."""
+    freeze_ttl_s: Annotated[float, Field(gt=0, le=60)] = 10.0
+    """Host 1: a backup's freeze ends by itself after this, whatever becomes of the agent."""
+
+    @property
+    def slots(self) -> list[BackupSlot]:
+        """Every backup slot, in the order they were named."""
+        if self.third is not None and self.local_pair is not None:
+            return [BackupSlot(volume=self.third, pair=self.local_pair)]
+        return list(self.backup)
 
     @model_validator(mode="after")
     def _consistent(self) -> DataSetConfig:
@@ -67,9 +87,23 @@ class DataSetConfig(Section):
             raise ValueError("mount_with 'fuse2fs' can mount ext4 only")
         if self.primary == self.secondary:
             raise ValueError("primary and secondary must be two controllers")
-        if self.second == self.third:
-            raise ValueError("second and third must be two volumes")
+        self._check_slots()
         return self
+
+    def _check_slots(self) -> None:
+        if (self.third is None) != (self.local_pair is None):
+            raise ValueError("third and local_pair go together")
+        if self.third is not None and self.backup:
+            raise ValueError("third and local_pair are the short way for one [[data_set.backup]]")
+        if not self.slots:
+            raise ValueError("no backup slot: add [[data_set.backup]] with volume and pair")
+        volumes = [slot.volume for slot in self.slots]
+        if self.second in volumes:
+            raise ValueError("second and third must be two volumes")
+        pairs = [slot.pair for slot in self.slots]
+        for what, names in (("volume", volumes), ("pair", [*pairs, self.remote_pair])):
+            if len(set(names)) < len(names):
+                raise ValueError(f"each backup slot needs a {what} of its own")
 
 
 class AgentConfig(Section):

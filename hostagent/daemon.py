@@ -148,7 +148,7 @@ class Daemon:
                 config.node, tables, RecordStore(config.state_dir / "jobs"), blocking, ports
             )
             self._jobs = jobs
-            agent = Agent(config, first, jobs)
+            agent = Agent(config, first, jobs, nodes)
             bus = Bus(broker, status=self._status(), handler=agent.handle, journal=journal)
             bus_box.append(bus)
             await first.start()

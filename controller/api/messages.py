@@ -222,6 +222,8 @@ class JobKind(enum.StrEnum):
 
     BACKUP = "backup"
     RESTORE = "restore"
+    WHOLE = "whole"
+    """A restore of the whole volume."""
 
 
 class Receipt(Info):
@@ -231,6 +233,18 @@ class Receipt(Info):
     kind: JobKind
     data_set: Name
     label: str = ""
+    backup_pair: str = ""
+    """The local pair that holds the backup: the one taken, or the one restored from."""
+    backup_at: float = 0.0
+    """When that was taken; Unix seconds, 0 when it isn't known."""
+    replaced: str = ""
+    """Backup: the one that was overwritten for it."""
+    second_union_bytes: Bytes = 0
+    """Whole volume: blocks that differed between second and third."""
+    second_payload_bytes: Bytes = 0
+    """Whole volume: data copied from the third to the second."""
+    whole: str = ""
+    """Why the whole volume was restored, in a sentence; empty when it wasn't."""
     files: list[RestoredFile] = []
     """At most 1,000; the numbers cover all."""
     file_count: int = 0
@@ -426,8 +440,6 @@ class HostFs(Info):
     """Id of the job it was released for."""
     mountpoint: str
     elapsed_s: float = 0.0
-
-
 
 
 class JobList(Info):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from controller.api.base import Bytes, Direction, Info, Name, Params
 
@@ -33,9 +33,8 @@ class RestoreStart(Params):
 
     data_set: Name
     paths: Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=4096)]],
-        Field(min_length=1, max_length=MAX_PATHS),
-    ]
+        list[Annotated[str, Field(min_length=1, max_length=4096)]], Field(max_length=MAX_PATHS)
+    ] = []
     """Files, directories, or patterns; from the volume's root or as host 1's absolute paths."""
     to: Annotated[str, Field(max_length=4096)] = ""
     """Directory of the same data set that gets the files, with their relative paths."""
@@ -44,6 +43,18 @@ class RestoreStart(Params):
     dry_run: bool = False
     force: bool = False
     """Unmount host 1's file system even when processes hold it."""
+    from_backup: Annotated[str, Field(max_length=128)] = ""
+    """Label or local pair of the backup to restore from; empty: the newest."""
+    whole: bool = False
+    """The whole volume, block by block, instead of named files."""
+
+    @model_validator(mode="after")
+    def _paths_or_whole(self) -> RestoreStart:
+        if self.whole and (self.paths or self.to or self.conflict is not None):
+            raise ValueError("a whole volume has no paths, no other place and no conflicts")
+        if not self.whole and not self.paths:
+            raise ValueError("paths: name files, or ask for the whole volume")
+        return self
 
 
 class RestoredFile(Info):
@@ -71,6 +82,15 @@ class RestorePlan(Info):
     """What a restore would do, decided before anything is touched."""
 
     data_set: Name
+    backup_pair: str = ""
+    """The local pair that holds the backup."""
+    backup_label: str = ""
+    backup_at: float = 0.0
+    """When that was taken; Unix seconds, 0 when it isn't known."""
+    whole: str = ""
+    """Why the whole volume is restored and not the named files; empty when it isn't."""
+    second_union_bytes: Bytes = 0
+    """Whole volume: blocks that differ between the second volume and the third."""
     files: list[RestoredFile]
     """At most 1,000 of the named files; patterns are expanded."""
     file_count: int = 0

@@ -51,6 +51,7 @@ VERBS: dict[str, Verb] = {
         Verb("fs.thaw", _A, m.DataSetNamed, m.HostFs, durable=True),
         Verb("fs.release", _A, m.FsRelease, m.HostFs, durable=True),
         Verb("fs.reclaim", _A, m.FsReclaim, m.HostFs, durable=True),
+        Verb("backup.list", _A, m.DataSetNamed, m.BackupList, durable=False),
         Verb("job.backup", _A, m.BackupStart, m.JobInfo, durable=True),
         Verb("job.restore", _A, m.RestoreStart, m.JobInfo, durable=True),
         Verb("job.list", _A, m.Empty, m.JobList, durable=False),

@@ -1,8 +1,9 @@
-"""The backup: one instant of the first volume, kept in the third.
+"""The backup: one instant of the first volume, kept in a third.
 
 Owns the table of steps. The local pair is re-synchronised *before* the freeze, so that the file
 system stands still only for the split itself. If the agent dies between freeze and mark, nobody
-can say whether the mark hit the freeze: the job then goes back to the beginning.
+can say whether the mark hit the freeze: the job then goes back to the beginning. A mark that
+was in vain is taken back, so that nobody takes that slot for a backup.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from hostagent.errors import HostError
 from hostagent.jobs.context import JobContext
-from hostagent.jobs.pairs import COPYING, resync, show_pair
+from hostagent.jobs.pairs import COPYING, SPLIT, resync, show_pair
+from hostagent.jobs.slots import choose_for_backup, named
 from hostagent.jobs.steps import JobTable, Step
-
-FREEZE_TTL_S = 10.0
+from hostagent.jobs.survey import survey
 
 
 async def check(context: JobContext) -> None:
@@ -28,6 +29,9 @@ async def check(context: JobContext) -> None:
             f"{data_set.primary} has no connection to {data_set.secondary}",
             remote.next_step or "bring the link between the controllers up",
         )
+    again = context.record.facts.get("mark.asked") and remote.state in COPYING
+    if again or _split_by_us(context, remote):
+        remote = await _mirror_again(context, "resync-remote")
     if remote.state is not m.PairState.PAIR:
         raise RejectedError(
             Code.WRONG_STATE,
@@ -37,46 +41,86 @@ async def check(context: JobContext) -> None:
         )
 
 
-async def resync_local(context: JobContext) -> None:
-    """Bring the third volume up to date, if an earlier backup split it."""
+def _split_by_us(context: JobContext, remote: m.PairInfo) -> bool:
+    """Whether the mark of an earlier life of this job has split the remote pair."""
+    facts = context.record.facts
+    return (
+        bool(facts.get("mark.asked"))
+        and remote.state in SPLIT
+        and remote.split_at == facts.get("at")
+    )
+
+
+async def _mirror_again(context: JobContext, key: str) -> m.PairInfo:
     data_set = context.data_set
-    local = await show_pair(context, data_set.secondary, data_set.local_pair)
+    return await resync(context, data_set.primary, data_set.remote_pair, key, m.Direction.FORWARD)
+
+
+async def choose(context: JobContext) -> None:
+    """Choose the slot; a job that goes on keeps the one it has begun to fill."""
+    facts = context.record.facts
+    if "pair" in facts:
+        return
+    slots = await survey(context.ports.nodes, context.data_set)
+    choice = choose_for_backup(slots, context.record.params.get("keep"))
+    facts["pair"], facts["number"] = choice.slot.pair, choice.number
+    facts["replaced"] = named(choice.slot) if choice.slot.is_backup else ""
+    facts["warning"] = choice.warning
+
+
+async def resync_local(context: JobContext) -> None:
+    """Bring the slot's third volume up to date; a backup it holds is gone from here on."""
+    record, node = context.record, context.data_set.secondary
+    local = await show_pair(context, node, record.facts["pair"])
     if local.state is m.PairState.PAIR:
         return
-    if local.state is m.PairState.SMPL:
-        raise RejectedError(
-            Code.WRONG_STATE,
-            f"local pair '{local.name}' is SMPL",
-            f"create it on {data_set.secondary} with `trilun pair create`",
-        )
+    record.message = record.facts["warning"]
     if local.state not in COPYING:
-        context.record.facts["resync.asked"] = False
-    await resync(context, data_set.secondary, local.name, "resync", m.Direction.FORWARD)
+        record.facts["resync.asked"] = False
+    await resync(context, node, local.name, "resync", m.Direction.FORWARD)
 
 
 async def freeze(context: JobContext) -> None:
     """Write everything out and stop writes, for a few seconds at most."""
+    context.record.facts["at"] = context.ports.clock.time()
     if context.record.params["quiesce"]:
-        await context.ports.first.freeze(context.data_set.name, FREEZE_TTL_S)
+        await context.ports.first.freeze(context.data_set.name, context.data_set.freeze_ttl_s)
 
 
 async def mark(context: JobContext) -> None:
-    """Split the third volume at this instant of the remote stream."""
-    data_set = context.data_set
+    """Split the slot's pair at this instant of the remote stream; the remote one too, if asked."""
+    data_set, facts, asked = context.data_set, context.record.facts, context.record.params
     params = m.BackupMark(
         remote_pair=data_set.remote_pair,
-        local_pair=data_set.local_pair,
-        label=context.record.params["label"],
+        local_pair=facts["pair"],
+        label=asked["label"],
+        split_remote=asked.get("split_remote", False),
+        at=facts["at"],
+        number=facts["number"],
     )
+    facts["mark.asked"] = True
+    await context.save()
     await context.ask(data_set.primary, "backup.mark", params, m.PairInfo, "mark")
-    if context.record.params["quiesce"] and not await context.ports.first.still_frozen(
-        data_set.name
-    ):
+    if asked["quiesce"] and not await context.ports.first.still_frozen(data_set.name):
         raise HostError(
-            f"the file system thawed by itself after {FREEZE_TTL_S:.0f} s, before the split",
-            "look at the link between the controllers, then run the backup again",
-            Code.TIMEOUT,
+            f"the file system thawed by itself after {data_set.freeze_ttl_s:g} s, before the split",
+            "look at the link between the controllers, or raise freeze_ttl_s; then try again",
         )
+
+
+async def unmark(context: JobContext) -> None:
+    """What was split is no backup: let hosts write, and mirror again."""
+    await thaw(context)
+    data_set, facts = context.data_set, context.record.facts
+    if not facts.get("mark.asked"):
+        return
+    remote = await show_pair(context, data_set.primary, data_set.remote_pair)
+    if _split_by_us(context, remote):
+        await _mirror_again(context, "remote-back")
+    local = await show_pair(context, data_set.secondary, facts["pair"])
+    if local.state in SPLIT and local.backup_number == facts["number"]:
+        node = data_set.secondary
+        await resync(context, node, local.name, "resync-back", m.Direction.FORWARD)
 
 
 async def thaw(context: JobContext) -> None:
@@ -88,15 +132,19 @@ async def thaw(context: JobContext) -> None:
 
 async def receipt(context: JobContext) -> None:
     """Write down what was done."""
-    record = context.record
+    record, facts = context.record, context.record.facts
     now = context.ports.clock.time()
     record.receipt = m.Receipt(
         job=record.id,
         kind=record.kind,
         data_set=record.data_set,
         label=record.params["label"],
-        frozen_s=float(record.facts.get("frozen_s", 0.0)),
+        backup_pair=facts["pair"],
+        backup_at=facts["at"],
+        replaced=facts["replaced"],
+        frozen_s=float(facts.get("frozen_s", 0.0)),
         duration_s=max(0.0, now - record.started_at),
+        started_at=record.started_at,
         finished_at=now,
     )
 
@@ -104,9 +152,10 @@ async def receipt(context: JobContext) -> None:
 BACKUP = JobTable(
     (
         Step("check", check),
+        Step("choose", choose),
         Step("resync", resync_local),
         Step("freeze", freeze, undo=thaw, resume_at="check"),
-        Step("mark", mark, resume_at="check"),
+        Step("mark", mark, undo=unmark, resume_at="check"),
         Step("thaw", thaw),
         Step("receipt", receipt),
     )

@@ -28,7 +28,7 @@ class Kit:
         )
         first = cast("FirstVolumeKeeper", None)
         self.jobs = self.world.engine(directory / "jobs", self.blocking)
-        self.agent = Agent(config, first, self.jobs)
+        self.agent = Agent(config, first, self.jobs, self.world)
 
     async def ask(self, verb: str, **params: Any) -> Answer:
         model = VERBS[verb].params.model_validate(params)

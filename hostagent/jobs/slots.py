@@ -1,0 +1,151 @@
+"""Which backup slot a backup takes, and which backup a restore reads.
+
+Pure. Owns retention: a slot is free, or its backup is older than all that are kept. A backup's
+age is told by its number, never by a clock. Must not ask anybody: what the slots hold is handed
+in. Refuses with RejectedError.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from controller.api import messages as m
+from controller.api.codes import Code
+from controller.api.errors import RejectedError
+from controller.api.messages import PairState
+from hostagent.config import BackupSlot
+
+_FREE = (PairState.PAIR, PairState.COPY, PairState.PSUE, PairState.PSUS)
+"""States a slot without a backup can be filled from, the nearest to PAIR first."""
+
+
+def describe(
+    slot: BackupSlot,
+    secondary: str,
+    second: str,
+    pair: m.PairInfo | None,
+    third: m.VolumeInfo | None,
+) -> m.BackupInfo:
+    """A slot as operators see it; `pair` and `third` are None where there is none."""
+    if pair is None or third is None:
+        create = f"trilun pair create {slot.pair} {secondary}/{second} {secondary}/{slot.volume}"
+        missing = f"volume '{slot.volume}'" if third is None else f"pair '{slot.pair}'"
+        return m.BackupInfo(
+            pair=slot.pair,
+            volume=slot.volume,
+            state=PairState.SMPL.value,
+            is_backup=False,
+            reason=f"there is no {missing} on {secondary}",
+            next_step=create
+            if third is not None
+            else f"trilun volume create {secondary}/{slot.volume}, then {create}",
+        )
+    stands = third.consistent and third.healthy
+    split = pair.state is PairState.PSUS and not pair.guarded
+    return m.BackupInfo(
+        pair=slot.pair,
+        volume=slot.volume,
+        state=pair.state.value,
+        is_backup=split and stands,
+        label=pair.split_label if split else "",
+        taken_at=pair.split_at if split else 0.0,
+        number=pair.backup_number,
+        dirty_bytes=pair.dirty_bytes,
+        reason=pair.reason or ("" if stands else f"'{slot.volume}' holds no point in time"),
+        next_step=pair.next_step,
+    )
+
+
+def newest_first(slots: list[m.BackupInfo]) -> list[m.BackupInfo]:
+    """The backups, then the other slots."""
+    backups = [slot for slot in slots if slot.is_backup]
+    backups.sort(key=lambda slot: -slot.number)
+    return backups + [slot for slot in slots if not slot.is_backup]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The slot a backup takes."""
+
+    slot: m.BackupInfo
+    number: int
+    """The new backup's."""
+    warning: str = ""
+    """What is given up for it, in a sentence."""
+
+
+def choose_for_backup(slots: list[m.BackupInfo], keep: int | None) -> Choice:
+    """A free slot, else the oldest backup beyond the `keep` newest; RejectedError where none is.
+
+    Without `keep` the newest backup is kept, where there is more than one slot: so there is never
+    only the one that is being overwritten (law L7).
+    """
+    number = 1 + max((slot.number for slot in slots), default=0)
+    free = [slot for slot in slots if not slot.is_backup and slot.state in _FREE]
+    if free:
+        return Choice(min(free, key=lambda slot: _FREE.index(PairState(slot.state))), number)
+    backups = newest_first([slot for slot in slots if slot.is_backup])
+    kept = keep if keep is not None else min(1, len(slots) - 1)
+    if not backups:
+        first = slots[0]
+        raise RejectedError(
+            Code.WRONG_STATE,
+            f"no backup slot can be used: '{first.pair}' is {first.state}"
+            + (f" ({first.reason})" if first.reason else ""),
+            first.next_step or f"look at `trilun pair show {first.pair}`",
+        )
+    if len(backups) <= kept:
+        raise RejectedError(
+            Code.WRONG_STATE,
+            f"every usable backup slot holds one of the {kept} newest backups, which are kept",
+            "add a [[data_set.backup]], or overwrite the oldest with a smaller --keep",
+        )
+    oldest = backups[-1]
+    warning = ""
+    if len(backups) == 1:
+        warning = f"{named(oldest)} is the only backup, and is gone while the new one is taken"
+    return Choice(oldest, number, warning)
+
+
+def choose_for_restore(slots: list[m.BackupInfo], wanted: str) -> m.BackupInfo:
+    """The backup of that pair or label, or the newest; RejectedError where it isn't clear."""
+    backups = newest_first([slot for slot in slots if slot.is_backup])
+    if not wanted:
+        if backups:
+            return backups[0]
+        raise RejectedError(
+            Code.WRONG_STATE,
+            "there is no backup: " + ", ".join(f"'{s.pair}' is {s.state}" for s in slots),
+            "take a backup first with `trilun backup`",
+        )
+    for slot in slots:
+        if slot.pair == wanted and slot.is_backup:
+            return slot
+        if slot.pair == wanted:
+            raise RejectedError(
+                Code.WRONG_STATE,
+                f"'{wanted}' holds no backup: it is {slot.state}"
+                + (f" ({slot.reason})" if slot.reason else ""),
+                "see `trilun backup list`",
+            )
+    labelled = [slot for slot in backups if slot.label == wanted]
+    if not labelled:
+        known = ", ".join(f"'{slot.label}'" for slot in backups if slot.label) or "none"
+        raise RejectedError(
+            Code.NOT_FOUND, f"there is no backup '{wanted}'; labels: {known}",
+            "see `trilun backup list`",
+        )  # fmt: skip
+    if len(labelled) > 1:
+        pairs = ", ".join(slot.pair for slot in labelled)
+        raise RejectedError(
+            Code.BAD_REQUEST,
+            f"several backups are called '{wanted}'",
+            f"name one by its pair: {pairs}",
+        )
+    return labelled[0]
+
+
+def named(backup: m.BackupInfo) -> str:
+    """A backup in a sentence."""
+    label = f"backup '{backup.label}'" if backup.label else f"backup {backup.number}"
+    return f"{label} in '{backup.pair}'"
