@@ -1,4 +1,4 @@
-"""`trilun backup` and `trilun job …`, and what every command does that starts a job.
+"""`trilun job …`, and what every command does that starts a job.
 
 Owns the arguments and the display of jobs. A job belongs to its agent: waiting for it here, or
 not, changes nothing.
@@ -11,8 +11,8 @@ from rich.table import Table
 
 from controller.api import messages as m
 from controller.api.codes import Exit
-from controller.cli.locate import find_agent, find_job, live_jobs, offline, online
-from controller.cli.names import Ref, RefType, complete_data_set, complete_job
+from controller.cli.locate import find_job, live_jobs, offline, online
+from controller.cli.names import Ref, RefType, complete_job
 from controller.cli.output import (
     details,
     print_error,
@@ -24,33 +24,12 @@ from controller.cli.output import (
 )
 from controller.cli.receipts import plan_parts, receipt_parts
 from controller.cli.results import report_change
-from controller.cli.session import ApiCommand, ApiGroup, Session
+from controller.cli.session import ApiGroup, Session
 from controller.cli.waiting import Teller, progress_text, wait_for_job
 from controller.service.client import ApiClient, result_of
 
 _JOB = click.argument("ref", metavar="JOB", type=RefType(), shell_complete=complete_job)
 WAIT = click.option("--wait/--no-wait", "wait", default=True, help="Wait for the end (default).")
-
-
-@click.command("backup", cls=ApiCommand)
-@click.argument("data_set", required=False, shell_complete=complete_data_set)
-@click.option("--label", default="", help="Remembered with the backup.")
-@click.option("--no-quiesce", is_flag=True, help="Don't freeze the file system.")
-@WAIT
-@click.pass_context
-def backup(
-    ctx: click.Context, data_set: str | None, label: str, no_quiesce: bool, wait: bool
-) -> None:
-    """Take a backup of DATA_SET (may be left out when there is only one)."""
-    session = ctx.find_object(Session)
-    assert session is not None
-
-    async def work(client: ApiClient) -> m.JobInfo:
-        node, name = await find_agent(client, "host1", data_set)
-        params = m.BackupStart(data_set=name, label=label, quiesce=not no_quiesce)
-        return await start_job(session, client, node, "job.backup", params, wait)
-
-    report_job(ctx, session, session.run(work))
 
 
 @click.group(cls=ApiGroup)

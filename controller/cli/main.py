@@ -16,8 +16,9 @@ from pydantic import ValidationError
 
 from controller.api.codes import Code, Exit, exit_for
 from controller.api.errors import RejectedError
+from controller.cli.backup import backup
 from controller.cli.completion import PROGRAM, completion
-from controller.cli.jobs import backup, job
+from controller.cli.jobs import job
 from controller.cli.output import print_error
 from controller.cli.pairs import pair
 from controller.cli.restore import restore

@@ -32,6 +32,7 @@ def plan_parts(plan: m.RestorePlan) -> list[Table]:
             [
                 ("data set", plan.data_set),
                 ("files", str(plan.file_count) if plan.file_count else ""),
+                ("from", _backup(plan.backup_label, plan.backup_pair, plan.backup_at)),
                 ("to copy", format_size(plan.bytes_to_copy)),
                 ("to", plan.to or "their own places"),
                 ("not in the backup", ", ".join(plan.missing)),
@@ -68,6 +69,8 @@ def receipt_parts(receipt: m.Receipt) -> list[Table]:
                 ("data set", receipt.data_set),
                 ("label", receipt.label),
                 ("files", str(count) if restored else ""),
+                ("backup", _backup("", receipt.backup_pair, receipt.backup_at)),
+                ("in place of", receipt.replaced),
                 ("the same already", str(receipt.unchanged_count) if restored else ""),
                 ("to", (receipt.to or "their own places") if restored else ""),
                 ("file bytes", format_size(receipt.file_bytes) if restored else ""),
@@ -95,6 +98,11 @@ def receipt_parts(receipt: m.Receipt) -> list[Table]:
 
 def _moment(unix_s: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(unix_s)) if unix_s else ""
+
+def _backup(label: str, pair: str, at: float) -> str:
+    words = [f"'{label}'" if label else "", pair, f"of {_moment(at)}" if at else ""]
+    return " ".join(word for word in words if word)
+
 
 
 def _files(files: list[m.RestoredFile], count: int) -> Table:

@@ -28,6 +28,8 @@ CONFLICTS = click.Choice([policy.value for policy in m.Conflict])
               help="For files changed since the backup; default: keep-both.")  # fmt: skip
 @click.option("--verify", is_flag=True, expose_value=False,
               help="Read everything back and compare it; this is always done.")  # fmt: skip
+@click.option("--from", "from_backup", metavar="LABEL|PAIR", default="",
+              help="Which backup; default: the newest. See `trilun backup list`.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Show the plan, change nothing.")
 @click.option("--force", is_flag=True, help="Unmount on host 1 although it is in use.")
 @WAIT
@@ -38,6 +40,7 @@ def restore(
     data_set: str | None,
     to: str,
     conflict: str | None,
+    from_backup: str,
     dry_run: bool,
     force: bool,
     wait: bool,
@@ -58,6 +61,7 @@ def restore(
             conflict=None if conflict is None else m.Conflict(conflict),
             dry_run=dry_run,
             force=force,
+            from_backup=from_backup,
         )
         return await start_job(session, client, node, "job.restore", params, wait or dry_run)
 

@@ -11,6 +11,7 @@ from hostagent.copying.beneath import shown
 from hostagent.copying.walk import Found
 from hostagent.jobs.context import JobContext
 from hostagent.jobs.restore_files import place_of, policy_of, restored
+from hostagent.jobs.survey import source_of
 
 ASSUMED_BYTES_PER_S = 30 << 20
 """For the plan's estimate only: what a pass over the files' data is taken to reach."""
@@ -50,8 +51,12 @@ def plan_of(context: JobContext, found: Found, steps: list[str]) -> m.RestorePla
     union_bytes = int(facts["union"])
     data_bytes = found.file_bytes * PASSES + union_bytes
     place = place_of(context)
+    source = source_of(context)
     return m.RestorePlan(
         data_set=context.data_set.name,
+        backup_pair=source.pair,
+        backup_label=source.label,
+        backup_at=source.taken_at,
         files=[restored(file) for file in found.named],
         file_count=found.files,
         missing=found.missing,

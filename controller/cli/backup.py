@@ -1,0 +1,126 @@
+"""`trilun backup`: take a backup, list those there are.
+
+Owns the arguments and the display of backups. Which slot a backup takes is the agent's to
+decide. `trilun backup DATA_SET` is `trilun backup take DATA_SET`.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+from rich.table import Table
+
+from controller.api import messages as m
+from controller.api.backups import MAX_SLOTS
+from controller.api.codes import Code
+from controller.api.errors import RejectedError
+from controller.cli.jobs import WAIT, report_job, start_job
+from controller.cli.locate import find_agent
+from controller.cli.names import complete_data_set
+from controller.cli.output import print_json, show, table
+from controller.cli.session import ApiGroup, Session
+from controller.service.client import ApiClient
+from controller.service.sizes import format_size
+
+TAKE = "take"
+
+
+class BackupGroup(ApiGroup):
+    """A group that takes a backup unless another command is named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the command's name in front where it was left out."""
+        named = args and (args[0] in self.commands or args[0] in ctx.help_option_names)
+        if not named and not (ctx.resilient_parsing and not args):
+            args = [TAKE, *args]
+        return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands, and data sets."""
+        names = complete_data_set(ctx, click.Argument(["data_set"]), incomplete)
+        return super().shell_complete(ctx, incomplete) + [CompletionItem(name) for name in names]
+
+
+@click.group(cls=BackupGroup)
+def backup() -> None:
+    """Backups of a data set: `trilun backup [DATA_SET]` takes one."""
+
+
+@backup.command(TAKE)
+@click.argument("data_set", required=False, shell_complete=complete_data_set)
+@click.option("--label", default="", help="Remembered with the backup.")
+@click.option("--keep", type=click.IntRange(0, MAX_SLOTS), metavar="N",
+              help="Never overwrite the N newest; default 1, or 0 with a single slot.")  # fmt: skip
+@click.option("--quiesce/--no-quiesce", default=True, help="Freeze the file system (default).")
+@click.option("--split-remote", is_flag=True, help="Split the remote pair at that instant, too.")
+@WAIT
+@click.pass_context
+def take(ctx: click.Context, /, data_set: str | None, wait: bool, **asked: Any) -> None:
+    """Take a backup of DATA_SET (may be left out when there is only one)."""
+    session = ctx.find_object(Session)
+    assert session is not None
+
+    async def work(client: ApiClient) -> m.JobInfo:
+        node, name = await find_agent(client, "host1", data_set)
+        params = m.BackupStart(data_set=name, **asked)
+        return await start_job(session, client, node, "job.backup", params, wait)
+
+    report_job(ctx, session, session.run(work))
+
+
+@backup.command("list")
+@click.argument("data_set", required=False, shell_complete=complete_data_set)
+@click.pass_obj
+def list_backups(session: Session, data_set: str | None) -> None:
+    """List the backups of DATA_SET, the newest first, and what the other slots are."""
+
+    async def work(client: ApiClient) -> m.BackupList:
+        try:
+            node, name = await find_agent(client, "host1", data_set)
+        except RejectedError as exc:
+            if exc.code is not Code.UNREACHABLE:
+                raise
+            node, name = await find_agent(client, "host2", data_set)
+        params = m.DataSetNamed(data_set=name)
+        return await client.call_for(m.BackupList, node, "backup.list", params, session.timeout_s)
+
+    found = session.run(work)
+    if session.json:
+        print_json(found)
+    else:
+        show(backup_table(found.backups))
+
+
+def backup_table(backups: list[m.BackupInfo]) -> Table:
+    """Slots, a line each."""
+    return table(
+        ("NAME", "VOLUME", "LABEL", "TIME", "STATE", "WRITTEN SINCE", "NEXT"),
+        [
+            (
+                each.pair,
+                each.volume,
+                each.label or "-",
+                moment(each.taken_at) if each.is_backup else "-",
+                each.state if each.is_backup else f"{each.state}, no backup",
+                format_size(each.dirty_bytes) if each.is_backup else "-",
+                next_step(each),
+            )
+            for each in backups
+        ],
+        right="WRITTEN SINCE",
+    )
+
+
+def moment(unix_s: float) -> str:
+    """A time for people, in UTC."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(unix_s)) if unix_s else "unknown"
+
+
+def next_step(slot: m.BackupInfo) -> str:
+    """What an operator can do with a slot."""
+    if slot.next_step:
+        return slot.next_step
+    return f"trilun restore --from {slot.pair} PATH..." if slot.is_backup else "-"
