@@ -5,8 +5,8 @@ ones get their fate. Must not poke the kernel or wait: the shell calls `run` whe
 is readable, and pokes when the ring's `poke_due` says so. Fails with `TornRingError`.
 
 One nexus stands for all initiators: the ring does not say who sent a command. A unit attention
-of ours is therefore heard by the first initiator that sends one; the kernel has its own for
-power on and resets.
+of ours is therefore heard by the first initiator that sends one. That each hears something is the
+kernel's part (`attentions`), which has its own for resets, too.
 """
 
 from __future__ import annotations

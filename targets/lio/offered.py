@@ -21,6 +21,7 @@ from targets.lio.wanted import (
     Target,
     Wanted,
 )
+from targets.lun import UnitAttention
 from targets.scsi.device import DeviceServer
 
 LUN = 0
@@ -65,6 +66,8 @@ class Offered:
     """Its device or its ring was lost while it was served."""
     up: bool = False
     """Initiators can find it."""
+    attention_due: bool = False
+    """Its initiators have still to hear that something changed."""
     since: dict[str, float] = field(default_factory=dict)
     """Initiators, each with when it was seen first."""
 
@@ -74,9 +77,19 @@ class Offered:
         return f"iscsi/{self.iqn}"
 
     @property
+    def lun_path(self) -> str:
+        """Its LUN's folder."""
+        return f"{self.target_path}/tpgt_{TAG}/lun/lun_{LUN}"
+
+    @property
     def sessions_path(self) -> str:
         """The file that lists its initiators."""
         return f"{self.target_path}/tpgt_{TAG}/dynamic_sessions"
+
+    def attention(self, attention: UnitAttention) -> None:
+        """Something changed: the next command of any initiator hears what; each has to be told."""
+        self.server.attention(attention)
+        self.attention_due = True
 
     def backstore(self) -> Backstore:
         """What it wants of the kernel."""

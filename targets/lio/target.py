@@ -21,6 +21,7 @@ from functools import partial
 
 from targets.lio import probe
 from targets.lio.addresses import AddressWatch, listening_error
+from targets.lio.attentions import grown, raise_at_all
 from targets.lio.configfs import Folder, Operation
 from targets.lio.devices import Devices
 from targets.lio.events import DeviceEvent, DeviceEvents, Happening
@@ -171,13 +172,18 @@ class LioTarget:
         return offered.since
 
     def attention(self, iqn: str, attention: UnitAttention) -> None:
-        """Tell initiators that something changed; see `RingDevice` on who hears it."""
+        """Tell initiators that something changed, each of them soon.
+
+        The kernel tells all of them the same, whatever changed; the first that sends a command
+        then hears what it was, too (see `RingDevice`).
+        """
         offered = self._offers.get(iqn)
         if offered is not None:
-            offered.server.attention(attention)
+            offered.attention(attention)
+            self._wake()
 
     def size_changed(self) -> None:
-        """A logical unit has grown: the kernel is told."""
+        """A logical unit has grown: the kernel is told, then initiators are."""
         self._wake()
 
     async def rest(self) -> None:
@@ -305,11 +311,33 @@ class LioTarget:
             if each.serving is None and each.stage is Stage.OFFERED
         }
         await self._carry_out(steps[cut:], refused)
+        larger = grown(steps, refused)
         for offered in self._offers.values():
+            if offered.name in larger:
+                offered.attention(UnitAttention.CAPACITY_CHANGED)
             there = offered.target_path not in refused
             offered.up = there if offered.stage is Stage.OFFERED else not there
+        await self._raise_attentions()
         if steps:
             log.info("kernel's target: %d steps", len(steps))
+
+    async def _raise_attentions(self) -> None:
+        for offered in list(self._offers.values()):
+            if not offered.attention_due or offered.stage is not Stage.OFFERED:
+                continue
+            call = partial(raise_at_all, self._root, offered.lun_path)
+            offered.attention_due = False  # another change may come meanwhile
+            try:
+                await self._worker.run(f"telling the hosts of {offered.iqn}", call, STEP_WITHIN_S)
+            except StuckError:
+                offered.attention_due = True
+                raise
+            except OSError as error:
+                offered.attention_due = True
+                self._found.append(
+                    f"only one host of {offered.iqn} can be told of its change "
+                    f"({error.strerror}); rescan on the others"
+                )
 
     async def _read(self) -> Folder:
         owner = self._settings.owner

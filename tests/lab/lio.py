@@ -17,6 +17,8 @@ LOAD_UNIT = "fio-verify"
 NODE = "files"
 IQN = "iqn.2026-11.io.trilun:files.f0"
 TARGETS = "/sys/kernel/config/target"
+UNIT_ATTENTION = "Inquiry data has changed"
+"""What Linux says when it hears the one that the kernel's target has for all."""
 
 
 def until(true: Callable[[], bool], what: str, within_s: float = 40.0) -> None:
@@ -78,6 +80,15 @@ class Files:
         return words in self.log
 
 
+def forget(host: Host) -> None:
+    """Have the kernel forget all that these files' targets left in it."""
+    forgetting = Files(host, files=[], unit="lio-forget")
+    forgetting.start()
+    forgetting.stop()
+    left = host.shell(f"ls {TARGETS}/iscsi {TARGETS}/core | grep -E 'trilun|user_747' || true")
+    assert not left.text
+
+
 def log_in(host: Host, iqn: str = IQN, address: str = "127.0.0.1") -> str:
     """Log in; the disk's device node."""
     host.run("iscsiadm", "-m", "discovery", "-t", "st", "-p", address)
@@ -85,6 +96,44 @@ def log_in(host: Host, iqn: str = IQN, address: str = "127.0.0.1") -> str:
     link = f"/dev/disk/by-path/ip-{address}:3260-iscsi-{iqn}-lun-0"
     until(lambda: host.run("test", "-b", link, check=False).code == 0, f"{link} is there")
     return host.run("readlink", "-f", link).text
+
+
+def log_in_as(
+    host: Host, *names: str, iqn: str = IQN, address: str = "127.0.0.1"
+) -> tuple[str, ...]:
+    """Log in once for each initiator name; their disks' device nodes."""
+    for name in names:
+        host.shell(
+            f"iscsiadm -m iface -I {name} -o new || true\n"
+            f"iscsiadm -m iface -I {name} -o update -n iface.initiatorname -v {initiator(name)}\n"
+            f"iscsiadm -m iface -I {name} -o update -n iface.transport_name -v tcp\n"
+            f"iscsiadm -m discovery -t st -p {address} -I {name}\n"
+            f"iscsiadm -m node -T {iqn} -p {address} -I {name} -l"
+        )
+    return tuple(_disk_of(host, name) for name in names)
+
+
+def initiator(name: str) -> str:
+    """The iSCSI name of one of `log_in_as`."""
+    return f"iqn.2026-11.io.lab:{name}"
+
+
+def heard(host: Host, disk: str) -> list[str]:
+    """All that a disk's initiator has heard by the end of its next command, in Linux's words."""
+    address = host.run("readlink", "-f", f"/sys/block/{Path(disk).name}/device").text
+    host.shell(f"dd if={disk} of=/dev/null bs=4k count=2 iflag=direct status=none")
+    mine = f"sd {address.rpartition('/')[2]}: "
+    lines = host.run("dmesg").text.splitlines()
+    return [line.partition(mine)[2] for line in lines if mine in line and "changed" in line]
+
+
+def _disk_of(host: Host, name: str) -> str:
+    find = (
+        f"cd /sys/class/iscsi_session; s=$(grep -lx {initiator(name)} */initiatorname)\n"
+        "ls ${s%/*}/device/target*/*/block"
+    )
+    until(lambda: host.shell(find, check=False).code == 0, f"{name} has a disk")
+    return f"/dev/{host.shell(find).text}"
 
 
 def log_out(host: Host) -> None:

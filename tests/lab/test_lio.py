@@ -16,6 +16,7 @@ from tests.lab.lio import (
     Files,
     Load,
     configuration,
+    forget,
     log_in,
     log_out,
     until,
@@ -33,11 +34,7 @@ def files(solo: Host) -> Iterator[Files]:
     solo.run("systemctl", "stop", LOAD_UNIT, check=False)
     log_out(solo)
     served.stop()
-    forget = Files(solo, files=[], unit="lio-forget")
-    forget.start()
-    forget.stop()
-    left = solo.shell(f"ls {TARGETS}/iscsi {TARGETS}/core | grep -E 'trilun|user_747' || true")
-    assert not left.text
+    forget(solo)
 
 
 def test_a_file_system_comes_back_as_it_was_written(files: Files) -> None:
@@ -262,9 +259,9 @@ def test_a_device_that_another_process_holds_is_named(files: Files) -> None:
     other.start()
     assert other.said("another process has /dev/uio0 open; stop the controller that runs already")
     assert files.active
-    forget = Files(host, files=[], unit="lio-forget")
-    forget.start()
-    assert forget.said("another process has /dev/uio0 open")
+    forgetting = Files(host, files=[], unit="lio-forget")
+    forgetting.start()
+    assert forgetting.said("another process has /dev/uio0 open")
     disk = log_in(host)
     host.shell(f"dd if={disk} of=/dev/null bs=1M count=8 iflag=direct status=none")
     other.kill()

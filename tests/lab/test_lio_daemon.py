@@ -12,7 +12,17 @@ from typing import Any
 import pytest
 
 from deploy.labs.host import Host
-from tests.lab.lio import ROOT, TARGETS, Load, log_in, log_out, until
+from tests.lab.lio import (
+    ROOT,
+    TARGETS,
+    UNIT_ATTENTION,
+    Load,
+    heard,
+    log_in,
+    log_in_as,
+    log_out,
+    until,
+)
 
 pytestmark = pytest.mark.lab
 
@@ -117,6 +127,29 @@ def test_a_volume_through_its_life(controller: Controller) -> None:
     assert "trilun" not in host.shell(f"ls {TARGETS}/iscsi {TARGETS}/core").text
     left = host.shell(f"ls {TARGETS}/core").text.split()
     assert "user_747" not in left
+
+
+def test_each_host_of_a_volume_that_was_replaced_hears_of_it(controller: Controller) -> None:
+    """Law L12."""
+    host = controller.host
+    for name in ("v", "w"):
+        controller.trilun("volume", "create", f"ctl1/{name}", str(16 << 20))
+    controller.trilun("pair", "create", "p", "ctl1/v", "ctl1/w")
+    controller.trilun("pair", "wait", "p", "PAIR", "--timeout", "60")
+    disks = log_in_as(host, "one", "two", iqn=IQN)
+    controller.trilun("pair", "split", "p")
+    host.shell(f"dd if=/dev/zero of={disks[0]} bs=4k count=1 oflag=direct status=none")
+    host.run("dmesg", "-C")
+    refused = controller.trilun("pair", "resync", "p", "--reverse", check=False)
+    assert "logged in" in refused["error"]["message"]
+    assert [heard(host, disk) for disk in disks] == [[], []]
+    controller.trilun("pair", "resync", "p", "--reverse", "--force")
+    controller.trilun("pair", "wait", "p", "PAIR", "--timeout", "60")
+    until(lambda: all(UNIT_ATTENTION in heard(host, disk) for disk in disks), "both hear of it")
+    log_out(host)
+    controller.trilun("pair", "delete", "p")
+    for name in ("v", "w"):
+        controller.trilun("volume", "delete", f"ctl1/{name}")
 
 
 def test_it_says_what_serves_hosts(controller: Controller) -> None:
