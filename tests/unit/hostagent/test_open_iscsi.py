@@ -1,0 +1,124 @@
+"""iscsiadm's interface record: made before a login, and again when a crash has taken it away.
+
+Its stand-in keeps interfaces and nodes as files, as the real one does, and refuses what names an
+interface that isn't there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hostagent import programs
+from hostagent.attach.attacher import LunAddress
+from hostagent.attach.open_iscsi import INTERFACE, OpenIscsiAttacher
+from hostagent.errors import ToolError
+
+ADDRESS = LunAddress("192.0.2.1:3260", "iqn.2026-11.io.trilun:ctl1.first", 0)
+INITIATOR = "iqn.2026-11.io.trilun:host.host1"
+DISK = "null"
+"""What the stand-in for /sys calls the disk: something that is in every /dev."""
+
+ISCSIADM = """\
+#!/bin/sh
+cd "$(dirname "$0")"
+echo "$*" >>calls
+interface=$(expr "$*" : '.*-I \\([^ ]*\\)')
+case "$*" in
+"-m iface "*"-o new") [ ! -e "iface-$interface" ] || exit 15; : >"iface-$interface" ;;
+"-m iface "*"-n iface.initiatorname -v "*) echo "${*##* }" >"iface-$interface" ;;
+"-m iface "*) ;;
+*)
+    [ -e "iface-$interface" ] || { echo "iscsiadm: Could not read iface $interface"; exit 6; }
+    case "$*" in
+    *"-o new") : >node ;;
+    *--login) [ -e node ] || exit 21; : >session ;;
+    *--logout) [ -e session ] || exit 21; rm session ;;
+    *"-o delete") [ -e node ] || exit 21; rm node ;;
+    esac ;;
+esac
+"""
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the stand-in and its files."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "iscsiadm").write_text(ISCSIADM)
+    (folder / "iscsiadm").chmod(0o755)
+    monkeypatch.setattr(programs, "SEARCH_PATH", f"{folder}:{programs.SEARCH_PATH}")
+    return folder
+
+
+@pytest.fixture
+def sys(tmp_path: Path) -> Path:
+    """/sys while the session is there."""
+    session = tmp_path / "sys/class/iscsi_session/session1"
+    (session / f"device/target1:0:0/1:0:0:{ADDRESS.lun}/block/{DISK}").mkdir(parents=True)
+    (session / "targetname").write_text(ADDRESS.iqn + "\n")
+    return tmp_path / "sys"
+
+
+@pytest.fixture
+def none(tmp_path: Path) -> Path:
+    """/sys without any session."""
+    return tmp_path / "none"
+
+
+def attacher(tmp_path: Path, sys: Path) -> OpenIscsiAttacher:
+    return OpenIscsiAttacher(tmp_path / "state", INITIATOR, timeout_s=10.0, sys=sys)
+
+
+def test_the_interface_is_there_before_anything_names_it(
+    host: Path, sys: Path, tmp_path: Path
+) -> None:
+    device = attacher(tmp_path, sys).attach("first-demo", ADDRESS, writable=True)
+    assert device.path == Path("/dev") / DISK
+    assert (host / f"iface-{INTERFACE}").read_text() == INITIATOR + "\n"
+    calls = (host / "calls").read_text().splitlines()
+    assert calls[0] == f"-m iface -I {INTERFACE} -o new"
+    named = f"-m node -T {ADDRESS.iqn} -p {ADDRESS.portal} -I {INTERFACE} "
+    assert next(call for call in calls if call.startswith("-m node")) == f"{named}-o new"
+    assert all(call.startswith(named) for call in calls if "-m node" in call)
+
+
+def test_an_interface_that_is_there_is_taken_and_told_our_name(
+    host: Path, sys: Path, tmp_path: Path
+) -> None:
+    (host / f"iface-{INTERFACE}").write_text("iqn.1999-01.old:name\n")
+    attacher(tmp_path, sys).attach("first-demo", ADDRESS, writable=True)
+    assert (host / f"iface-{INTERFACE}").read_text() == INITIATOR + "\n"
+
+
+def test_a_detach_makes_the_interface_again(
+    host: Path, sys: Path, none: Path, tmp_path: Path
+) -> None:
+    """A host that has crashed, or keeps nothing in /etc, knows the node and not its interface."""
+    attacher(tmp_path, sys).attach("first-demo", ADDRESS, writable=True)
+    (host / f"iface-{INTERFACE}").unlink()
+    again = attacher(tmp_path, none)
+    again.detach("first-demo")
+    assert not (host / "session").exists()
+    assert not (host / "node").exists()
+    assert (host / f"iface-{INTERFACE}").read_text() == INITIATOR + "\n"
+    calls = len((host / "calls").read_text().splitlines())
+    again.detach("first-demo")
+    assert len((host / "calls").read_text().splitlines()) == calls, "nothing is left to detach"
+
+
+def test_a_detach_where_all_of_it_is_gone(
+    host: Path, sys: Path, none: Path, tmp_path: Path
+) -> None:
+    attacher(tmp_path, sys).attach("first-demo", ADDRESS, writable=True)
+    for name in (f"iface-{INTERFACE}", "node", "session"):
+        (host / name).unlink()
+    attacher(tmp_path, none).detach("first-demo")
+    assert attacher(tmp_path, sys).attached("first-demo", ADDRESS) is None
+
+
+def test_other_failures_are_told_in_iscsiadms_words(host: Path, none: Path, tmp_path: Path) -> None:
+    (host / "iscsiadm").write_text("#!/bin/sh\necho iscsiadm: no interface today; exit 6\n")
+    with pytest.raises(ToolError, match=r"iscsiadm failed \(6\): iscsiadm: no interface today"):
+        attacher(tmp_path, none).attach("first-demo", ADDRESS, writable=True)
