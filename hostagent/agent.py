@@ -107,7 +107,8 @@ class Agent:
             "force": params.force,
             "from_backup": params.from_backup,
         }
-        info, new = await self._jobs.begin(m.JobKind.RESTORE, data_set, request.id, job_params)
+        kind = m.JobKind.WHOLE if params.whole else m.JobKind.RESTORE
+        info, new = await self._jobs.begin(kind, data_set, request.id, job_params)
         return _answer(info, new, f"job {info.id} has begun", f"job {info.id} is that request's")
 
     async def _job_list(self, _params: m.Empty, _request: Request) -> Answer:

@@ -43,6 +43,7 @@ from hostagent.jobs.backup import BACKUP
 from hostagent.jobs.engine import JobEngine
 from hostagent.jobs.ports import Ports
 from hostagent.jobs.restore import RESTORE
+from hostagent.jobs.whole import WHOLE
 from hostagent.programs import Blocking
 from hostagent.records import RecordError, RecordStore
 from hostagent.restore_host import RestoreMounts
@@ -143,7 +144,11 @@ class Daemon:
                 pause=asyncio.sleep,
                 forget=lambda job: bus_box[0].publish_state("job", job, None),
             )
-            tables = {m.JobKind.BACKUP: BACKUP, m.JobKind.RESTORE: RESTORE}
+            tables = {
+                m.JobKind.BACKUP: BACKUP,
+                m.JobKind.RESTORE: RESTORE,
+                m.JobKind.WHOLE: WHOLE,
+            }
             jobs = JobEngine(
                 config.node, tables, RecordStore(config.state_dir / "jobs"), blocking, ports
             )

@@ -1,0 +1,1 @@
+"""Jobs of an agent with real controllers: backups and restores of whole volumes."""
