@@ -25,12 +25,12 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 # Ours first: the service manager's PATH may lack the sbin folders these programs live in.
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def find_program(name: str) -> str | None:
     """The program's full path, or None when it isn't installed."""
-    return shutil.which(name, path=_PATH)
+    return shutil.which(name, path=SEARCH_PATH)
 
 
 def need_program(name: str, package: str) -> str:
@@ -46,21 +46,23 @@ def run_program(
     *,
     timeout_s: float = DEFAULT_TIMEOUT_S,
     ok: frozenset[int] = frozenset({0}),
+    through: Sequence[str] = (),
 ) -> str:
     """Run a program to its end and return its output; blocks. Raises ToolError.
 
     It runs in its own process group, so that a terminal's interrupt doesn't reach it, and the
-    whole group is killed when `timeout_s` has passed.
+    whole group is killed when `timeout_s` has passed. `through` is a launcher with its arguments,
+    which becomes the program.
     """
     name = os.path.basename(argv[0])  # noqa: PTH119 - argv is text
     try:
         child = subprocess.Popen(  # noqa: S603 - no shell, and argv is ours
-            list(argv),
+            [*through, *argv],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={"PATH": _PATH, "LC_ALL": "C"},
+            env={"PATH": SEARCH_PATH, "LC_ALL": "C"},
         )
     except FileNotFoundError as exc:
         raise ToolError(f"'{name}' is not installed", f"install '{name}'") from exc

@@ -39,10 +39,12 @@ class Children:
         ready: Callable[[], bool],
         timeout_s: float,
         env: dict[str, str] | None = None,
+        through: Sequence[str] = (),
     ) -> None:
         """Start a program and wait until `ready`; raises ToolError when it ends or takes too long.
 
-        What runs under the same key, or with the very same arguments, is ended first.
+        What runs under the same key, or with the very same arguments, is ended first. `through`
+        is a launcher with its arguments, which becomes the program.
         """
         self.stop(key)
         for pid in _with_arguments(argv):
@@ -51,7 +53,7 @@ class Children:
         log = self._directory / f"{key}.log"
         with log.open("wb") as output:
             child = subprocess.Popen(  # noqa: S603 - no shell, and argv is ours
-                list(argv),
+                [*through, *argv],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

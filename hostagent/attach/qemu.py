@@ -21,6 +21,7 @@ from pathlib import Path
 from hostagent.attach.attacher import Device, LunAddress
 from hostagent.attach.children import Children
 from hostagent.errors import HostError
+from hostagent.filesystem.host_namespace import entrance
 from hostagent.filesystem.mounts import find_mount, unmount_stale
 from hostagent.programs import need_program
 from hostagent.records import RecordStore
@@ -61,6 +62,7 @@ class QemuAttacher:
             self._arguments(path, address, writable),
             ready=lambda: find_mount(path) is not None,
             timeout_s=self._timeout_s,
+            through=entrance(),
         )
         return Device(path, is_block=False)
 

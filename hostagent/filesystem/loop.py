@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from hostagent.errors import HostError
+from hostagent.filesystem.host_namespace import run_on_host
 from hostagent.programs import need_program, run_program
 
 RELEASE_TIMEOUT_S = 10.0
@@ -40,7 +41,8 @@ def make_loop(file: Path) -> Path:
     if existing:
         return existing[0]
     program = need_program("losetup", "util-linux")
-    return Path(run_program([program, "--find", "--show", "--direct-io=off", "--", str(file)]))
+    # An open file is a mount in use: on the host, where it is unmounted, not in a copy of ours.
+    return Path(run_on_host([program, "--find", "--show", "--direct-io=off", "--", str(file)]))
 
 
 def drop_loops(file: Path, *, wait: bool = True) -> None:

@@ -1,8 +1,9 @@
 """What is mounted here, and taking it away.
 
-Owns reading /proc/self/mountinfo (proc(5)) and umount. Must not mount. A lazy unmount happens
-only when asked for by name, or when what is behind the mount is dead already. Fails with
-`FsBusyError` that names the holders, or ToolError. Blocks.
+Owns reading /proc/self/mountinfo (proc(5)) and umount, which is done on the host: from there it
+reaches us. Must not mount. A lazy unmount happens only when asked for by name, or when what is
+behind the mount is dead already. Fails with `FsBusyError` that names the holders, or ToolError.
+Blocks.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from pathlib import Path
 
 from hostagent.errors import FsBusyError, ToolError
 from hostagent.filesystem.holders import holders_of
-from hostagent.programs import need_program, run_program
+from hostagent.filesystem.host_namespace import run_on_host
+from hostagent.programs import need_program
 
 UNMOUNT_TIMEOUT_S = 120.0
 BUSY_RETRY_S = 2.0
@@ -94,4 +96,4 @@ def _umount(mountpoint: Path, *, lazy: bool) -> None:
     else:
         argv = [need_program("fusermount3", "fuse3"), "-u"]
         argv += ["-z"] if lazy else []
-    run_program([*argv, "--", str(mountpoint)], timeout_s=UNMOUNT_TIMEOUT_S)
+    run_on_host([*argv, "--", str(mountpoint)], timeout_s=UNMOUNT_TIMEOUT_S)

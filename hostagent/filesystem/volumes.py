@@ -17,6 +17,7 @@ from hostagent.attach.attacher import Attacher, Device, LunAddress
 from hostagent.attach.children import Children
 from hostagent.errors import FsBusyError, HostError
 from hostagent.filesystem import btrfs
+from hostagent.filesystem.host_namespace import entrance, make_mountpoint, run_on_host
 from hostagent.filesystem.loop import drop_loops, loops_of, make_loop
 from hostagent.filesystem.mounts import Mount, find_mount, unmount, unmount_stale
 from hostagent.programs import need_program, run_program
@@ -66,6 +67,7 @@ class HostVolumes:
     def mount(self, key: str, plan: MountPlan) -> Path:
         """Attach and mount; returns the mountpoint. What is there already stays."""
         if self.is_mounted(key, plan):
+            _regain_writes(plan.mountpoint)
             return plan.mountpoint
         self.unmount(key)
         foreign = find_mount(plan.mountpoint)
@@ -78,7 +80,7 @@ class HostVolumes:
         self._records.save(key, record)
         device = self._attacher.attach(key, plan.address, writable=True)
         self._records.save(key, {**record, "device": str(device.path), "block": device.is_block})
-        plan.mountpoint.mkdir(parents=True, exist_ok=True)
+        make_mountpoint(plan.mountpoint)
         if plan.in_user_space:
             self._mount_in_user_space(key, device, plan)
         else:
@@ -172,6 +174,7 @@ class HostVolumes:
             argv,
             ready=lambda: find_mount(plan.mountpoint) is not None,
             timeout_s=MOUNT_TIMEOUT_S,
+            through=entrance(),
         )
 
 
@@ -184,7 +187,18 @@ def _mount_by_kernel(device: Device, plan: MountPlan) -> None:
         options.append("noatime")
     argv = [need_program("mount", "mount"), "-n", "-i", "-t", plan.filesystem]
     argv += ["-o", ",".join(options), "--", str(source), str(plan.mountpoint)]
-    run_program(argv, timeout_s=MOUNT_TIMEOUT_S)
+    run_on_host(argv, timeout_s=MOUNT_TIMEOUT_S)
+
+
+def _regain_writes(mountpoint: Path) -> None:
+    """Undo, in our view alone, what a service's read-only paths do to mounts it finds at its start.
+
+    ProtectSystem=strict of systemd.exec(5) covers what is mounted then; what comes later is as the
+    host has it.
+    """
+    if entrance() and os.statvfs(mountpoint).f_flag & os.ST_RDONLY:
+        options = ",".join(("remount", "bind", "rw", *SAFE_OPTIONS))
+        run_program([need_program("mount", "mount"), "-n", "-o", options, "--", str(mountpoint)])
 
 
 def _is_ours(mount: Mount, device: Device) -> bool:
