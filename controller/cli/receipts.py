@@ -27,14 +27,17 @@ _ACTIONS = {
 def plan_parts(plan: m.RestorePlan) -> list[Table]:
     """What a restore would do."""
     unknown = f"unknown: {plan.conflicts_unknown}" if plan.conflicts_unknown else ""
+    conflicts = unknown or f"{plan.conflict_count} (--conflict {plan.conflict})"
     parts = [
         details(
             [
                 ("data set", plan.data_set),
+                ("whole volume", plan.whole),
+                ("second from third", format_size(plan.second_union_bytes) if plan.whole else ""),
                 ("files", str(plan.file_count) if plan.file_count else ""),
                 ("from", _backup(plan.backup_label, plan.backup_pair, plan.backup_at)),
                 ("to copy", format_size(plan.bytes_to_copy)),
-                ("to", plan.to or "their own places"),
+                ("to", "" if plan.whole else plan.to or "their own places"),
                 ("not in the backup", ", ".join(plan.missing)),
                 ("direction", plan.direction.value),
                 ("because", plan.rule),
@@ -43,7 +46,7 @@ def plan_parts(plan: m.RestorePlan) -> list[Table]:
                 ("overwritten", format_size(plan.overwritten_bytes)),
                 ("union now", format_size(plan.union_bytes)),
                 ("union then", f"about {format_size(plan.expected_union_bytes)}"),
-                ("conflicts", unknown or f"{plan.conflict_count} (--conflict {plan.conflict})"),
+                ("conflicts", "" if plan.whole else conflicts),
                 ("takes about", f"{plan.eta_s:.0f} s"),
                 ("steps", ", ".join(plan.steps)),
             ]
@@ -59,6 +62,7 @@ def plan_parts(plan: m.RestorePlan) -> list[Table]:
 def receipt_parts(receipt: m.Receipt) -> list[Table]:
     """What a job has done."""
     restored = receipt.kind is m.JobKind.RESTORE
+    second = f"{format_size(receipt.second_union_bytes)} differed" if receipt.whole else ""
     count = receipt.file_count or len(receipt.files)
     conflicts = f"{receipt.conflict_count} (--conflict {receipt.conflict})"
     parts = [
@@ -71,6 +75,8 @@ def receipt_parts(receipt: m.Receipt) -> list[Table]:
                 ("files", str(count) if restored else ""),
                 ("backup", _backup("", receipt.backup_pair, receipt.backup_at)),
                 ("in place of", receipt.replaced),
+                ("whole volume", receipt.whole),
+                ("second from third", second),
                 ("the same already", str(receipt.unchanged_count) if restored else ""),
                 ("to", (receipt.to or "their own places") if restored else ""),
                 ("file bytes", format_size(receipt.file_bytes) if restored else ""),
@@ -81,7 +87,10 @@ def receipt_parts(receipt: m.Receipt) -> list[Table]:
                 ("data carried", format_size(receipt.payload_bytes)),
                 ("union", format_size(receipt.union_bytes)),
                 ("discarded", format_size(receipt.discarded_bytes)),
-                ("released" if restored else "frozen", f"{receipt.frozen_s:.2f} s"),
+                (
+                    "frozen" if receipt.kind is m.JobKind.BACKUP else "released",
+                    f"{receipt.frozen_s:.2f} s",
+                ),
                 ("began", _moment(receipt.started_at)),
                 ("ended", _moment(receipt.finished_at)),
                 ("took", f"{receipt.duration_s:.1f} s"),

@@ -19,7 +19,7 @@ CONFLICTS = click.Choice([policy.value for policy in m.Conflict])
 
 
 @click.command("restore", cls=ApiCommand)
-@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@click.argument("paths", metavar="PATH...", nargs=-1)
 @click.option("--data-set", help="Where no PATH is an absolute one that tells it.",
               shell_complete=complete_data_set)  # fmt: skip
 @click.option("--to", "to", metavar="DIR", default="",
@@ -30,6 +30,8 @@ CONFLICTS = click.Choice([policy.value for policy in m.Conflict])
               help="Read everything back and compare it; this is always done.")  # fmt: skip
 @click.option("--from", "from_backup", metavar="LABEL|PAIR", default="",
               help="Which backup; default: the newest. See `trilun backup list`.")  # fmt: skip
+@click.option("--whole", is_flag=True,
+              help="The whole volume, by bitmaps; PATH names the data set then.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Show the plan, change nothing.")
 @click.option("--force", is_flag=True, help="Unmount on host 1 although it is in use.")
 @WAIT
@@ -41,22 +43,31 @@ def restore(
     to: str,
     conflict: str | None,
     from_backup: str,
+    whole: bool,
     dry_run: bool,
     force: bool,
     wait: bool,
 ) -> None:
-    """Bring PATHs back from the backup: files, directories, or patterns.
+    """Bring PATHs back from the backup: files, directories, or patterns; or the whole volume.
 
     Quote patterns: 'books/*.dat' is looked up in the backup, not by your shell.
     """
     session = ctx.find_object(Session)
     assert session is not None
+    names = list(paths)
+    if whole and len(names) == 1 and data_set is None:
+        data_set = names.pop()
+    if whole == bool(names):
+        raise click.UsageError(
+            "--whole takes no files." if whole else "Missing argument 'PATH...', or --whole."
+        )
 
     async def work(client: ApiClient) -> m.JobInfo:
-        node, name = await find_agent(client, "host2", data_set, [*paths, to])
+        node, name = await find_agent(client, "host2", data_set, [*names, to])
         params = m.RestoreStart(
             data_set=name,
-            paths=list(paths),
+            paths=names,
+            whole=whole,
             to=to,
             conflict=None if conflict is None else m.Conflict(conflict),
             dry_run=dry_run,
