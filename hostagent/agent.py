@@ -21,17 +21,24 @@ from hostagent.jobs.engine import JobEngine
 from hostagent.jobs.ports import Nodes
 from hostagent.jobs.slots import newest_first
 from hostagent.jobs.survey import survey
+from hostagent.recovery.keeper import DatabaseKeeper
 
 
 class Agent:
     """Answers commands; `handle` is a bus `Handler`."""
 
     def __init__(
-        self, config: AgentConfig, first: FirstVolumeKeeper, jobs: JobEngine, nodes: Nodes
+        self,
+        config: AgentConfig,
+        first: FirstVolumeKeeper,
+        databases: DatabaseKeeper,
+        jobs: JobEngine,
+        nodes: Nodes,
     ) -> None:
         self._config = config
         self._nodes = nodes
         self._first = first
+        self._databases = databases
         self._jobs = jobs
         self._verbs: dict[str, Callable[[Any, Request], Awaitable[Answer]]] = {
             "fs.show": self._fs_show,
@@ -40,6 +47,8 @@ class Agent:
             "fs.release": self._fs_release,
             "fs.reclaim": self._fs_reclaim,
             "backup.list": self._backup_list,
+            "db.show": self._db_show,
+            "db.recover": self._db_recover,
             "job.backup": self._job_backup,
             "job.restore": self._job_restore,
             "job.list": self._job_list,
@@ -85,6 +94,15 @@ class Agent:
         data_set = self._known(params.data_set)
         slots = await survey(self._nodes, data_set)
         return Answer(result=m.BackupList(data_set=data_set.name, backups=newest_first(slots)))
+
+    async def _db_show(self, params: m.DataSetNamed, _request: Request) -> Answer:
+        return Answer(result=self._databases.show(params.data_set))
+
+    async def _db_recover(self, params: m.DbRecover, _request: Request) -> Answer:
+        info, began = await self._databases.recover(
+            params.data_set, params.job, check=params.check
+        )
+        return _answer(info, began, "the recovery has begun", "the recovery has begun already")
 
     async def _job_backup(self, params: m.BackupStart, request: Request) -> Answer:
         data_set = self._data_set(params.data_set, "host1")

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from controller.api.backups import MAX_SLOTS
 from controller.api.messages import DataSetRef, Name
 from controller.service.config import BrokerConfig, ChapConfig, LogConfig, Section
+from hostagent.recovery.config import MAX_DATABASES, DatabaseConfig, check_databases
 
 IQN_PATTERN = r"^(iqn\.\d{4}-\d{2}\.[a-z0-9.-]+(:[^\s]{1,180})?|eui\.[0-9A-F]{16})$"
 
@@ -57,7 +58,7 @@ class DataSetConfig(Section):
     local_pair: Name | None = None
     third: Name | None = None
     """With `local_pair`: the short way to name a single backup slot."""
-    backup: Annotated[list[BackupSlot], Field(default_factory=list, max_length=MAX_SLOTS)]
+    backup: list[BackupSlot] = Field(default_factory=list, max_length=MAX_SLOTS)
     """The backup slots, each of the second volume's size."""
     host1: Name
     """Agent on the host that uses the first volume."""
@@ -70,6 +71,9 @@ class DataSetConfig(Section):
     """Host 1: attach and mount when the agent starts, unless a restore has it."""
     freeze_ttl_s: Annotated[float, Field(gt=0, le=60)] = 10.0
     """Host 1: a backup's freeze ends by itself after this, whatever becomes of the agent."""
+
+    database: list[DatabaseConfig] = Field(default_factory=list, max_length=MAX_DATABASES)
+    """Host 1: the databases on the first volume."""
 
     @property
     def slots(self) -> list[BackupSlot]:
@@ -88,6 +92,7 @@ class DataSetConfig(Section):
         if self.primary == self.secondary:
             raise ValueError("primary and secondary must be two controllers")
         self._check_slots()
+        check_databases(self.database)
         return self
 
     def _check_slots(self) -> None:

@@ -46,6 +46,8 @@ from hostagent.jobs.restore import RESTORE
 from hostagent.jobs.whole import WHOLE
 from hostagent.programs import Blocking
 from hostagent.records import RecordError, RecordStore
+from hostagent.recovery.keeper import DatabaseKeeper
+from hostagent.recovery.sets import BackupSets
 from hostagent.restore_host import RestoreMounts
 
 DEFAULT_CONFIG = Path("/etc/trilun/agent.toml")
@@ -127,17 +129,12 @@ class Daemon:
                 patience_s=PATIENCE_S,
             )
             nodes = NodeCalls(await stack.enter_async_context(client))
-            first = FirstVolumeKeeper(
-                config.data_set,
-                volumes,
-                RecordStore(config.state_dir / "data-sets"),
-                blocking,
-                nodes,
-            )
+            databases, first = await self._keepers(stack, volumes, blocking, nodes)
             bus_box: list[Bus] = []
             ports = Ports(
                 nodes=nodes,
                 host=RestoreMounts(volumes, config.runtime_dir, blocking),
+                databases=BackupSets(blocking),
                 first=first,
                 clock=_Clock(),
                 publish=lambda info: bus_box[0].publish_state("job", info.id, info),
@@ -153,7 +150,7 @@ class Daemon:
                 config.node, tables, RecordStore(config.state_dir / "jobs"), blocking, ports
             )
             self._jobs = jobs
-            agent = Agent(config, first, jobs, nodes)
+            agent = Agent(config, first, databases, jobs, nodes)
             bus = Bus(broker, status=self._status(), handler=agent.handle, journal=journal)
             bus_box.append(bus)
             await first.start()
@@ -167,6 +164,18 @@ class Daemon:
             self._tell_service_manager("")
             await self.stopping.wait()
             self._notifier.stopping()
+
+    async def _keepers(
+        self, stack: AsyncExitStack, volumes: HostVolumes, blocking: Blocking, nodes: NodeCalls
+    ) -> tuple[DatabaseKeeper, FirstVolumeKeeper]:
+        """What host 1 keeps: the databases, started, and the first volumes, not yet."""
+        entries, directory = self._config.data_set, self._config.state_dir
+        store = RecordStore(directory / "databases")
+        databases = DatabaseKeeper(entries, store, blocking, _Clock())
+        await databases.start()
+        stack.push_async_callback(databases.stop)
+        store = RecordStore(directory / "data-sets")
+        return databases, FirstVolumeKeeper(entries, volumes, databases, store, blocking, nodes)
 
     def _tell_service_manager(self, told: str) -> None:
         """Feed the watchdog from the loop, to the end of a stop, which may unmount for minutes."""

@@ -76,6 +76,10 @@ class ConflictsError(HostError):
         )
 
 
+class FinalError(HostError):
+    """What trying again can't change."""
+
+
 class InterruptedWorkError(HostError):
     """Work in a thread ended early because its job was cancelled or the agent stops."""
 

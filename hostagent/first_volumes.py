@@ -27,6 +27,7 @@ from hostagent.jobs.ports import Nodes
 from hostagent.jobs.retry import wait_s
 from hostagent.programs import Blocking
 from hostagent.records import RecordError, RecordStore
+from hostagent.recovery.keeper import DatabaseKeeper
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -57,12 +58,14 @@ class FirstVolumeKeeper:
         self,
         data_sets: list[DataSetConfig],
         volumes: HostVolumes,
+        databases: DatabaseKeeper,
         store: RecordStore,
         blocking: Blocking,
         nodes: Nodes,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._volumes = volumes
+        self._databases = databases
         self._store = store
         self._blocking = blocking
         self._nodes = nodes
@@ -108,7 +111,7 @@ class FirstVolumeKeeper:
         return await self._show(self._find(data_set))
 
     async def release(self, data_set: str, job: str, *, force: bool) -> tuple[m.HostFs, bool]:
-        """Unmount and detach for a job; False when it was released for it already.
+        """Stop databases, unmount, detach for a job; False when it was released for it already.
 
         Raises FsBusyError naming the holders, RejectedError when another job has it.
         """
@@ -127,11 +130,13 @@ class FirstVolumeKeeper:
                 first.released_for = job
                 await self._save(first)
             try:
+                await self._databases.stop_all(data_set, job, force=force)
                 await self._blocking.run(self._volumes.unmount, first.key, force=force)
             except HostError:
                 if not again:
                     first.released_for = ""
                     await self._save(first)
+                await self._databases.recover(data_set, job, check=False)
                 raise
             return await self._show(first), not again
 
@@ -149,13 +154,13 @@ class FirstVolumeKeeper:
             await self._save(first)
             return await self._show(first), True
 
-    async def freeze(self, data_set: str, ttl_s: float) -> None:
-        """Freeze; does nothing while an earlier freeze still holds."""
+    async def freeze(self, data_set: str, ttl_s: float) -> list[m.DatabaseInfo]:
+        """Prepare databases and freeze; does nothing while an earlier freeze still holds."""
         first = self._find(data_set)
         async with first.lock:
             if first.freeze is not None:
                 if first.freeze.holds:
-                    return
+                    return self._databases.show(data_set).databases
                 await self._thaw(first)
             if not await self._mounted(first):
                 raise HostError(
@@ -167,13 +172,21 @@ class FirstVolumeKeeper:
             first.frozen = True
             await self._save(first)
             try:
-                first.freeze = await self._blocking.run(
-                    Freeze.begin, first.config.mountpoint, ttl_s
-                )
+                return await self._begin_freeze(first, ttl_s)
             except HostError:
-                first.frozen = False
-                await self._save(first)
+                await self._thaw(first)
                 raise
+
+    async def _begin_freeze(self, first: _First, ttl_s: float) -> list[m.DatabaseInfo]:
+        name = first.config.name
+        prepared = await self._databases.quiesce(name, ttl_s)
+        first.freeze = await self._blocking.run(Freeze.begin, first.config.mountpoint, ttl_s)
+        if not self._databases.still_quiesced(name):
+            raise HostError(
+                "a database did not stay prepared until the freeze",
+                "look at its server's log, or take the backup with --no-quiesce",
+            )
+        return prepared
 
     async def still_frozen(self, data_set: str) -> bool:
         """Whether the freeze has held until now."""
@@ -189,17 +202,23 @@ class FirstVolumeKeeper:
     # -- with the lock held
 
     async def _thaw(self, first: _First) -> float:
-        if first.freeze is None:
-            return 0.0
-        elapsed_s = await self._blocking.run(first.freeze.end)
-        first.freeze, first.frozen = None, False
-        await self._save(first)
+        elapsed_s = 0.0
+        try:
+            if first.freeze is not None:
+                elapsed_s = await self._blocking.run(first.freeze.end)
+                first.freeze = None
+        finally:
+            await self._databases.resume(first.config.name)
+        if first.frozen:
+            first.frozen = False
+            await self._save(first)
         return elapsed_s
 
     async def _thaw_left_over(self, first: _First) -> None:
         mountpoint = first.config.mountpoint
         if find_mount(mountpoint) is not None and await self._blocking.run(thaw, mountpoint):
             _log.warning("thawed what an earlier agent left frozen", data_set=first.config.name)
+        await self._databases.resume_left_over(first.config.name)
         first.frozen = False
         await self._save(first)
 

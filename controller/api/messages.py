@@ -25,6 +25,10 @@ from controller.api.base import Name as Name
 from controller.api.base import Params as Params
 from controller.api.base import Progress as Progress
 from controller.api.codes import Code, Verdict
+from controller.api.recovery import DatabaseInfo as DatabaseInfo
+from controller.api.recovery import DatabaseState as DatabaseState
+from controller.api.recovery import DbRecover as DbRecover
+from controller.api.recovery import RecoveryInfo as RecoveryInfo
 from controller.api.restores import Conflict as Conflict
 from controller.api.restores import ConflictInfo as ConflictInfo
 from controller.api.restores import RestoredFile as RestoredFile
@@ -265,6 +269,8 @@ class Receipt(Info):
     payload_bytes: Bytes = 0
     wire_bytes: Bytes = 0
     verified: bool = False
+    databases: list[DatabaseInfo] = []
+    """What a backup prepared, and what a restore recovered and checked."""
     frozen_s: float = 0.0
     """How long the file system was frozen (backup) or released (restore)."""
     duration_s: float = 0.0

@@ -18,6 +18,7 @@ from controller.api.codes import Code, Exit, exit_for
 from controller.api.errors import RejectedError
 from controller.cli.backup import backup
 from controller.cli.completion import PROGRAM, completion
+from controller.cli.databases import db
 from controller.cli.jobs import job
 from controller.cli.output import print_error
 from controller.cli.pairs import pair
@@ -66,7 +67,7 @@ def cli(
     session.timeout_s = timeout_s
 
 
-for _command in (volume, pair, backup, restore, job, status, completion):
+for _command in (volume, pair, backup, restore, job, db, status, completion):
     cli.add_command(_command)
 
 

@@ -14,6 +14,7 @@ from controller.api.errors import RejectedError
 from hostagent.errors import HostError
 from hostagent.jobs.context import JobContext
 from hostagent.jobs.pairs import COPYING, SPLIT, resync, show_pair
+from hostagent.jobs.recovering import databases_of, remember
 from hostagent.jobs.slots import choose_for_backup, named
 from hostagent.jobs.steps import JobTable, Step
 from hostagent.jobs.survey import survey
@@ -84,7 +85,8 @@ async def freeze(context: JobContext) -> None:
     """Write everything out and stop writes, for a few seconds at most."""
     context.record.facts["at"] = context.ports.clock.time()
     if context.record.params["quiesce"]:
-        await context.ports.first.freeze(context.data_set.name, context.data_set.freeze_ttl_s)
+        data_set = context.data_set
+        remember(context, await context.ports.first.freeze(data_set.name, data_set.freeze_ttl_s))
 
 
 async def mark(context: JobContext) -> None:
@@ -142,6 +144,7 @@ async def receipt(context: JobContext) -> None:
         backup_pair=facts["pair"],
         backup_at=facts["at"],
         replaced=facts["replaced"],
+        databases=databases_of(record),
         frozen_s=float(facts.get("frozen_s", 0.0)),
         duration_s=max(0.0, now - record.started_at),
         started_at=record.started_at,

@@ -28,7 +28,7 @@ from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from controller.api.messages import JobInfo, JobKind, JobState
 from hostagent.config import DataSetConfig
-from hostagent.errors import HostError
+from hostagent.errors import FinalError, HostError
 from hostagent.jobs.context import JobContext
 from hostagent.jobs.ports import Ports
 from hostagent.jobs.record import JobRecord, Phase
@@ -255,7 +255,7 @@ class JobEngine:
             record.error, record.code = f"{step.name}: {exc.message}", exc.code
             record.next_step = exc.next_step
             if context.committed:
-                record.error += "; the first volume is being replaced, so nothing is undone"
+                record.error += "; what was done stays: nothing is undone"
                 await self._end(job, JobState.FAILED)
             else:
                 await self._turn(job, JobState.FAILED)
@@ -331,7 +331,8 @@ class JobEngine:
             attempts += 1
             since_s = self._ports.clock.monotonic() - began_s
             chosen: RetryPolicy = policy()
-            if not chosen.again(rejected.code, since_s, attempts):
+            final = isinstance(rejected, FinalError)
+            if final or not chosen.again(rejected.code, since_s, attempts):
                 raise rejected
             record.message = f"trying again: {rejected.message}"
             context.publish()

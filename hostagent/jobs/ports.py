@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from controller.api.messages import Info, JobInfo, Params
+from controller.api.messages import DatabaseInfo, Info, JobInfo, Params
 from hostagent.attach.attacher import LunAddress
 from hostagent.config import DataSetConfig
 from hostagent.copying.comparing import Compared
@@ -20,6 +20,7 @@ from hostagent.copying.patterns import Asked
 from hostagent.copying.placing import Placing
 from hostagent.copying.verify import Verified
 from hostagent.copying.walk import Found
+from hostagent.recovery.files import FileSet
 
 
 class Nodes(Protocol):
@@ -57,11 +58,23 @@ class RestoreHost(Protocol):
         """Drop what is cached of the volume `key`, read the files back and compare."""
 
 
+class DatabaseFiles(Protocol):
+    """The files of databases, in a backup and on the second volume."""
+
+    async def sets(
+        self, view: Path, databases: list[DatabaseInfo], mountpoint: Path
+    ) -> list[FileSet]:
+        """Which files of the backup belong together; `mountpoint` is host 1's."""
+
+    async def make_exact(self, view: Path, volume: Path, sets: list[FileSet]) -> int:
+        """Remove from the volume what the backup's sets don't have; how many names."""
+
+
 class FirstVolumes(Protocol):
     """What a backup does on host 1."""
 
-    async def freeze(self, data_set: str, ttl_s: float) -> None:
-        """Freeze the data set's file system."""
+    async def freeze(self, data_set: str, ttl_s: float) -> list[DatabaseInfo]:
+        """Prepare the data set's databases and freeze its file system."""
 
     async def still_frozen(self, data_set: str) -> bool:
         """Whether the freeze has held until now."""
@@ -86,6 +99,7 @@ class Ports:
 
     nodes: Nodes
     host: RestoreHost
+    databases: DatabaseFiles
     first: FirstVolumes
     clock: Clock
     publish: Callable[[JobInfo], None]

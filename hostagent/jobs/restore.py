@@ -23,6 +23,7 @@ from hostagent.errors import MissingFilesError
 from hostagent.jobs import views
 from hostagent.jobs.context import JobContext
 from hostagent.jobs.pairs import SPLIT, resync, show_pair
+from hostagent.jobs.recovering import databases_of, judge, recover, refuse_parts, start_again
 from hostagent.jobs.restore_files import (
     asked_of,
     compare,
@@ -101,6 +102,7 @@ async def find(context: JobContext) -> None:
     record.facts["names"] = [to_wire(name) for name in found.names]
     if found.missing:
         raise MissingFilesError(found.missing)
+    await refuse_parts(context, path, found.names, place_of(context), policy_of(context))
     if record.params["dry_run"]:
         raise EndEarlyError
 
@@ -124,6 +126,8 @@ async def reclaim(context: JobContext) -> None:
     released_at = record.facts.get("released_at")
     if released_at is not None:
         record.facts["released_s"] = max(0.0, context.ports.clock.time() - released_at)
+    if not context.committed:
+        await start_again(context)
 
 
 async def split(context: JobContext) -> None:
@@ -194,6 +198,7 @@ async def receipt(context: JobContext) -> None:
         file_bytes=facts["copied_bytes"],
         bytes_read=facts["read_bytes"],
         verified=True,
+        databases=databases_of(record),
         frozen_s=float(facts.get("released_s", 0.0)),
         duration_s=max(0.0, now - record.started_at),
         step_s=record.step_s,
@@ -219,6 +224,8 @@ RESTORE = JobTable(
         Step("close-view", close_view),
         Step("resync", resync_first),
         Step("reclaim", reclaim),
+        Step("recover", recover),
         Step("receipt", receipt),
+        Step("databases", judge),
     )
 )

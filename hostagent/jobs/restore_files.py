@@ -22,6 +22,7 @@ from hostagent.copying.walk import MAX_LISTED, MAX_LISTED_BYTES, Listed
 from hostagent.errors import ConflictsError, HostError
 from hostagent.jobs.context import JobContext
 from hostagent.jobs.pairs import show_volume
+from hostagent.jobs.recovering import make_exact
 from hostagent.jobs.views import BACKUP, key_of, mount_view
 
 SECOND = "second"
@@ -131,6 +132,7 @@ async def copy(context: JobContext) -> None:
     view, second = await _roots(context)
     facts["copying"] = True
     await context.save()
+    await make_exact(context, view, second)
     await context.ports.host.copy(
         view, second, names_of(context), placing_of(context), context.work(facts["file_bytes"])
     )

@@ -20,6 +20,7 @@ from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from hostagent.jobs.context import JobContext
 from hostagent.jobs.pairs import SPLIT, resync, show_pair
+from hostagent.jobs.recovering import databases_of, judge, recover
 from hostagent.jobs.restore import reclaim, release, resync_first
 from hostagent.jobs.slots import named
 from hostagent.jobs.steps import EndEarlyError, JobTable, Step
@@ -192,6 +193,7 @@ async def receipt(context: JobContext) -> None:
         backup_pair=source.pair,
         backup_at=source.taken_at,
         whole=record.params.get("why") or ASKED_FOR,
+        databases=databases_of(record),
         second_union_bytes=facts["second_union"],
         second_payload_bytes=facts["second_payload"],
         frozen_s=float(facts.get("released_s", 0.0)),
@@ -212,6 +214,8 @@ WHOLE = JobTable(
         Step("keep", keep),
         Step("resync", resync_first),
         Step("reclaim", reclaim),
+        Step("recover", recover),
         Step("receipt", receipt),
+        Step("databases", judge),
     )
 )

@@ -16,6 +16,7 @@ from hostagent.agent import Agent
 from hostagent.config import AgentConfig
 from hostagent.first_volumes import FirstVolumeKeeper
 from hostagent.programs import Blocking
+from hostagent.recovery.keeper import DatabaseKeeper
 from tests.unit.hostagent.world import DATA_SET, World
 
 
@@ -27,8 +28,9 @@ class Kit:
             node="h2", state_dir=directory, runtime_dir=directory, data_set=[DATA_SET]
         )
         first = cast("FirstVolumeKeeper", None)
+        databases = cast("DatabaseKeeper", None)
         self.jobs = self.world.engine(directory / "jobs", self.blocking)
-        self.agent = Agent(config, first, self.jobs, self.world)
+        self.agent = Agent(config, first, databases, self.jobs, self.world)
 
     async def ask(self, verb: str, **params: Any) -> Answer:
         model = VERBS[verb].params.model_validate(params)

@@ -35,6 +35,7 @@ from hostagent.jobs.restore import RESTORE
 from hostagent.jobs.steps import JobTable, Step, StepWork
 from hostagent.programs import Blocking
 from hostagent.records import RecordStore
+from hostagent.recovery.files import FileSet
 
 DATA_SET = DataSetConfig(
     name="ds",
@@ -97,6 +98,12 @@ class World:
     states: list[m.JobInfo] = field(default_factory=list)
     clock: FakeClock = field(default_factory=FakeClock)
     writable: bool = False
+    database: m.DatabaseInfo | None = None
+    """How the data set's one database is, after its recovery."""
+    recovered_for: str = ""
+    recovering: bool = False
+    recoveries: list[bool] = field(default_factory=list)
+    """Each recovery that was asked for: whether with a check."""
     max_conflicts: int = 100
 
     def moment(self, what: str) -> None:
@@ -194,6 +201,25 @@ class World:
         assert self.remote is not P.RCPY, "not while the first volume is being replaced"
         self.released_for, self.first_mounted = "", True
         return self._fs()
+
+    def db_show(self, node: str, params: m.DataSetNamed) -> m.RecoveryInfo:
+        running, self.recovering = self.recovering, False
+        databases = [self.database] if self.database else []
+        names = [one.name for one in databases]
+        return m.RecoveryInfo(
+            data_set="ds",
+            job=self.recovered_for,
+            running=running,
+            concerned=names,
+            databases=databases,
+        )
+
+    def db_recover(self, node: str, params: m.DbRecover) -> m.RecoveryInfo:
+        assert node == "h1"
+        assert self.first_mounted, "a database is started on a mounted file system"
+        self.recovered_for, self.recovering = params.job or "", True
+        self.recoveries.append(params.check)
+        return self.db_show(node, m.DataSetNamed(data_set="ds"))
 
     def _fs(self) -> m.HostFs:
         return m.HostFs(
@@ -311,14 +337,27 @@ class World:
         listed = [Listed(n, "file", 10, "d" * 64) for n in names]
         return Verified(listed, 10 * len(names), 10 * len(names), len(names))
 
+    # -- databases, in the view and on the second volume
+
+    async def sets(
+        self, view: Path, databases: list[m.DatabaseInfo], mountpoint: Path
+    ) -> list[FileSet]:
+        return [FileSet(one.name, one.kind, (one.path, *one.also)) for one in databases]
+
+    async def make_exact(self, view: Path, volume: Path, sets: list[FileSet]) -> int:
+        self.moment("before make_exact")
+        self.fail("make_exact")
+        return len(sets)
+
     # -- host 1's own
 
-    async def freeze(self, data_set: str, ttl_s: float) -> None:
+    async def freeze(self, data_set: str, ttl_s: float) -> list[m.DatabaseInfo]:
         self.moment("before freeze")
         self.fail("freeze")
         self.frozen = True
         self.freezes += 1
         self.moment("after freeze")
+        return [self.database] if self.database else []
 
     async def still_frozen(self, data_set: str) -> bool:
         return self.frozen
@@ -338,6 +377,7 @@ class World:
         return Ports(
             nodes=self,
             host=self,
+            databases=self,
             first=self,
             clock=self.clock,
             publish=self.states.append,

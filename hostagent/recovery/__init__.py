@@ -1,0 +1,1 @@
+"""Databases on the first volume: prepared for a backup, restored whole, recovered and checked."""
