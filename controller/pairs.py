@@ -20,7 +20,7 @@ from controller.pair import messages as msg
 from controller.pair.copier import Clock
 from controller.pair.local import LocalChannel
 from controller.pair.owner import PairOwner
-from controller.pair.record import PairRecord
+from controller.pair.record import OPEN_TO_HOSTS, PairRecord
 from controller.pair.side import PairSide
 from controller.pair.table import Answer
 from controller.volume.bitmap import BLOCK_BYTES, DirtyBitmap
@@ -131,7 +131,7 @@ class Pairs:
         if not owners or (hot is not None and hot.clean):
             return
         for owner in owners:
-            if owner.record.role is m.Role.S_VOL and owner.record.state is not m.PairState.SSUS:
+            if owner.record.role is m.Role.S_VOL and owner.record.state not in OPEN_TO_HOSTS:
                 # Some of the last writes may be missing: a split that is told late finds no
                 # instant here (law L11).
                 owner.record.settled = False
@@ -354,6 +354,11 @@ class Pairs:
 
         owner.begin_split(mark.label, mark.at, mark.number).add_done_callback(durable)
 
+    def role_changed(self, side: PairSide, was: m.Role) -> None:
+        """Find the side under its new role."""
+        name = side.record.name
+        self._owners[name, side.record.role] = self._owners.pop((name, was))
+
     async def forget(self, side: PairSide) -> None:
         """Remove one side: record first, then the bitmap."""
         record = side.record
@@ -389,5 +394,5 @@ class Pairs:
 
 
 def _bitmap_name(record: PairRecord) -> str:
-    side = "p" if record.role is m.Role.P_VOL else "s"
-    return f"{record.id}.{side}.bitmap"
+    half = record.half or ("p" if record.role is m.Role.P_VOL else "s")
+    return f"{record.id}.{half}.bitmap"

@@ -17,10 +17,10 @@ from typing import TypeVar
 from controller.api import messages as m
 from controller.api.topics import StateKind
 from controller.api.verbs import VERBS
-from controller.commands import Outcome
 from controller.link.tcp import TcpNetwork
 from controller.link.transport import Peer
 from controller.node import LoopClock, Node, NodeSettings, Surroundings
+from controller.outcome import Outcome
 from controller.volume.file import DirectoryDisk
 from controller.volume.offload import ThreadOffload
 from controller.volume.store import Disk

@@ -34,6 +34,8 @@ from controller.api.restores import ConflictInfo as ConflictInfo
 from controller.api.restores import RestoredFile as RestoredFile
 from controller.api.restores import RestorePlan as RestorePlan
 from controller.api.restores import RestoreStart as RestoreStart
+from controller.api.roles import PairSwap as PairSwap
+from controller.api.roles import PairTakeover as PairTakeover
 from controller.api.verify import ByteRange as ByteRange
 from controller.api.verify import PairResolve as PairResolve
 from controller.api.verify import PairVerify as PairVerify
@@ -54,6 +56,7 @@ class PairState(enum.StrEnum):
     PSUS = "PSUS"
     PSUE = "PSUE"
     SSUS = "SSUS"
+    SSWS = "SSWS"
     RCPY = "RCPY"
 
 

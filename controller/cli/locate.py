@@ -96,6 +96,14 @@ async def find_pair(client: ApiClient, ref: Ref) -> PairInfo:
     )
 
 
+async def find_s_side(client: ApiClient, ref: Ref) -> PairInfo:
+    """The S-VOL's side of a remote pair, whatever has become of the other."""
+    sides = [side for side in await pair_sides(client, ref) if side.role is Role.S_VOL]
+    if not sides:
+        raise _not_found("S-VOL's side of pair", ref)
+    return sides[0]
+
+
 async def pair_sides(client: ApiClient, ref: Ref) -> list[PairInfo]:
     """Every known side of one pair, the P-VOL's first."""
     found = await _retained(client, "pair", ref, PairInfo)

@@ -23,6 +23,7 @@ from controller.cli.jobs import job
 from controller.cli.output import print_error
 from controller.cli.pairs import pair
 from controller.cli.restore import restore
+from controller.cli.roles import swap, takeover
 from controller.cli.session import ApiGroup, EndpointType, Session
 from controller.cli.status import status
 from controller.cli.volumes import volume
@@ -69,6 +70,8 @@ def cli(
 
 for _command in (volume, pair, backup, restore, job, db, status, completion):
     cli.add_command(_command)
+for _command in (takeover, swap):
+    pair.add_command(_command)
 
 
 def run(argv: Sequence[str] | None = None) -> int:

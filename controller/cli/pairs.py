@@ -22,7 +22,9 @@ from controller.cli.waiting import Teller, progress_text, wait_for_pair, wait_fo
 from controller.service.client import ApiClient
 from controller.service.sizes import format_size
 
-_PAIR = click.argument("ref", metavar="[NODE/]NAME", type=RefType(), shell_complete=complete_pair)
+PAIR_ARGUMENT = click.argument(
+    "ref", metavar="[NODE/]NAME", type=RefType(), shell_complete=complete_pair
+)
 _RATE = click.option("--rate-limit", type=RateType(), help="At most this a second, as 50MiB.")
 
 
@@ -114,7 +116,7 @@ def list_pairs(session: Session) -> None:
 
 
 @pair.command("show")
-@_PAIR
+@PAIR_ARGUMENT
 @click.pass_obj
 def show_pair(session: Session, ref: Ref) -> None:
     """Show one pair, each side that is known."""
@@ -137,17 +139,18 @@ def show_pair(session: Session, ref: Ref) -> None:
 
 
 @pair.command("split")
-@_PAIR
+@PAIR_ARGUMENT
 @click.option("--label", default="", help="Remembered with the split.")
+@click.option("--writable", is_flag=True, help="Let hosts write to the S-VOL.")
 @click.pass_obj
-def split(session: Session, ref: Ref, label: str) -> None:
-    """Stop mirroring at one instant; the S-VOL becomes writable."""
-    params = m.PairSplit(name=ref.name, label=label, at=time.time())
+def split(session: Session, ref: Ref, label: str, writable: bool) -> None:
+    """Stop mirroring at one instant; both sides keep what they have."""
+    params = m.PairSplit(name=ref.name, label=label, writable=writable, at=time.time())
     _change(session, ref, "pair.split", params, f"pair '{ref.name}' is split")
 
 
 @pair.command("resync")
-@_PAIR
+@PAIR_ARGUMENT
 @click.option(
     "--forward",
     "direction",
@@ -190,7 +193,7 @@ def resync(
 
 
 @pair.command("resolve")
-@_PAIR
+@PAIR_ARGUMENT
 @click.option(
     "--discard",
     required=True,
@@ -206,7 +209,7 @@ def resolve(session: Session, ref: Ref, discard: str, force: bool) -> None:
 
 
 @pair.command("verify")
-@_PAIR
+@PAIR_ARGUMENT
 @click.option("--repair", is_flag=True, help="Copy what differs to the S-VOL afterwards.")
 @click.option("--no-wait", is_flag=True, help="Begin it and leave; `pair show` has the findings.")
 @_RATE
@@ -240,7 +243,7 @@ def verify(session: Session, ref: Ref, repair: bool, no_wait: bool, rate_limit: 
 
 
 @pair.command("wait")
-@_PAIR
+@PAIR_ARGUMENT
 @click.argument("state", type=PAIR_STATES)
 @click.option(
     "--timeout", "wait_s", type=click.FloatRange(min=0.001), help="Seconds; else for ever."
@@ -263,7 +266,7 @@ def wait(session: Session, ref: Ref, state: str, wait_s: float | None) -> None:
 
 
 @pair.command("delete")
-@_PAIR
+@PAIR_ARGUMENT
 @click.option("--force", is_flag=True, help="Delete this side alone when the peer is away.")
 @click.pass_obj
 def delete(session: Session, ref: Ref, force: bool) -> None:

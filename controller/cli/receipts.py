@@ -111,10 +111,10 @@ def receipt_parts(receipt: m.Receipt) -> list[Table]:
 def _moment(unix_s: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(unix_s)) if unix_s else ""
 
+
 def _backup(label: str, pair: str, at: float) -> str:
     words = [f"'{label}'" if label else "", pair, f"of {_moment(at)}" if at else ""]
     return " ".join(word for word in words if word)
-
 
 
 def _files(files: list[m.RestoredFile], count: int) -> Table:

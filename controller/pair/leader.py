@@ -16,6 +16,7 @@ from controller.pair import messages as msg
 from controller.pair.asked import Asked
 from controller.pair.choice import choose
 from controller.pair.generations import How
+from controller.pair.roles import TAKEN_OVER, ways_back
 from controller.pair.standing import split_news
 from controller.pair.table import Answer, Command
 from controller.volume.store import StoreError, finished
@@ -112,9 +113,11 @@ class Leader:
             # A store has failed while we asked: an operator has to look first.
             raise RejectedError(Code.WRONG_STATE, record.reason, record.next_step)
         direction = None if automatic else asked.direction
+        if report.state is PairState.SSWS and direction is None:
+            raise RejectedError(Code.DIRECTION_NEEDED, TAKEN_OVER, ways_back(record.name))
         decision = choose(self._side, report, direction, full=asked.full, resolve=asked.resolve)
         if decision.direction is Direction.REVERSE:
-            self._check_exclusive(force=asked.force or record.goal == "reverse")
+            self.check_exclusive(force=asked.force or record.goal == "reverse")
         elif report.in_use:
             raise RejectedError(Code.IN_USE, report.in_use, "end that first")
         if decision.how is How.FULL:
@@ -130,7 +133,8 @@ class Leader:
             await self._reverse(report.current)
         owner.services.changed(self._side)
 
-    def _check_exclusive(self, *, force: bool) -> None:
+    def check_exclusive(self, *, force: bool) -> None:
+        """RejectedError while hosts, or another pair, use what is about to be taken (law L12)."""
         side = self._side
         use = self._owner.services.use_of(side)
         if use:
@@ -140,8 +144,8 @@ class Leader:
             raise RejectedError(
                 Code.IN_USE,
                 f"{initiators} initiator(s) are logged in to '{side.volume.name}', "
-                "which a reverse copy overwrites",
-                "log them out, or overwrite it under them with --force",
+                "which hosts may not use during and after this",
+                "log them out, or do it under them with --force",
             )
 
     async def delete(self, *, force: bool) -> None:
@@ -195,6 +199,7 @@ class Leader:
         side.lead()
         record.goal = "mirror"
         record.agree(agreed)
+        record.closed = ""
         side.volume.state.generation = agreed
         owner.set_state(PairState.COPY)
         await owner.save()
@@ -288,6 +293,13 @@ class Leader:
         """A message that nobody was waiting for."""
         if isinstance(message, msg.Finish) and self._record.state is PairState.RCPY:
             await self._copied_back()
+        elif isinstance(message, msg.Report):
+            await self._reported(message)
+
+    async def _reported(self, report: msg.Report) -> None:
+        """The other side reports unasked: it claims this role, or it has just yielded it."""
+        if await self._owner.roles.agreed(report):
+            self._owner.post("opened")
 
     async def _copied_back(self) -> None:
         side, owner, record = self._side, self._owner, self._record
@@ -295,6 +307,7 @@ class Leader:
         side.bitmap.clear_all()
         side.doubt = None
         record.goal = "mirror"
+        record.closed = ""
         side.volume.state.consistent = side.replaced = True
         side.volume.state.generation = record.current
         await owner.save()
@@ -328,7 +341,11 @@ class Leader:
     async def opened(self) -> None:
         """The link is up: go on with what the record says."""
         record, owner = self._record, self._owner
+        if record.role is Role.S_VOL:
+            return
         report = await self.ask_report()
+        if not await owner.roles.agreed(report):
+            return
         if report.size_bytes != self._side.volume.size_bytes:
             owner.halt(
                 f"the volumes have different sizes: {self._side.volume.size_bytes} and "
@@ -336,6 +353,8 @@ class Leader:
                 "delete the pair",
             )
             await owner.services.commit()
+        elif report.state is PairState.SSWS:
+            owner.roles.other_took_over()
         elif record.goal == "split":
             if report.state is not PairState.SSUS:
                 self._send_split()

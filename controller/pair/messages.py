@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from controller.api.messages import Name, PairState
+from controller.api.messages import Name, PairState, Role
+from controller.pair.record import Goal
 
 
 class Message(BaseModel):
@@ -24,7 +25,7 @@ class Report(Message):
 
     kind: Literal["report"] = "report"
     state: PairState
-    goal: Literal["mirror", "reverse", "split"]
+    goal: Goal
     current: str = Field(max_length=64)
     baseline: str = Field(max_length=64)
     history: list[Annotated[str, Field(max_length=64)]] = Field(max_length=16)
@@ -33,6 +34,9 @@ class Report(Message):
     size_bytes: int = Field(gt=0)
     in_use: str = Field(default="", max_length=300)
     """Why this side can't be the target of a copy now, or an empty text."""
+    role: Role
+    swaps: int = Field(ge=0)
+    """How often the roles were exchanged: of two P-VOLs, the higher number is the one."""
 
 
 class Prepare(Message):
@@ -128,8 +132,27 @@ class Marked(Message):
     code: str = Field(default="ok", max_length=40)
 
 
+class TookOver(Message):
+    """S to P: hosts may write here; keep yours out."""
+
+    kind: Literal["took_over"] = "took_over"
+
+
+class Swap(Message):
+    """P to S: take my role. No write of a host is on its way, and none is let in here."""
+
+    kind: Literal["swap"] = "swap"
+    swaps: int = Field(ge=1)
+
+
+class Swapped(Message):
+    """S to P: I am the P-VOL, on disk. Answered by a report when the other has yielded."""
+
+    kind: Literal["swapped"] = "swapped"
+
+
 class Refused(Message):
-    """Either way: the last Prepare or Reverse can't be."""
+    """Either way: the last Prepare, Reverse or Swap can't be."""
 
     kind: Literal["refused"] = "refused"
     reason: str = Field(max_length=500)
@@ -173,6 +196,9 @@ PairMessage = (
     | SplitDone
     | Mark
     | Marked
+    | TookOver
+    | Swap
+    | Swapped
     | Refused
     | Failed
     | Delete

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 from controller.api.codes import Code, Verdict
 from controller.api.errors import RejectedError
@@ -24,33 +23,19 @@ from controller.pair.auditor import Auditor
 from controller.pair.conversation import Conversation, LinkLost
 from controller.pair.follower import Follower
 from controller.pair.generations import Rule
+from controller.pair.inbox import Delivered, SplitBegun, Unguard
 from controller.pair.leader import Leader
+from controller.pair.roles import Roles
 from controller.pair.services import PairServices
 from controller.pair.side import PairSide
 from controller.pair.standing import name_the_victim, report_of, split_brain
-from controller.pair.table import Answer, Command, Event, after, answer
+from controller.pair.table import Answer, Command, Event, after, answer, for_role
 from controller.volume.store import StoreError, finished
 from targets.lun import Access
 
 log = logging.getLogger(__name__)
 
 INBOX = 1024
-
-
-class SplitBegun:
-    """Inbox item: a split whose instant has passed has to be made durable."""
-
-
-class Unguard:
-    """Inbox item: the source of a pair that the guard split is in sync again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Delivered:
-    """Inbox item: a message, and the epoch it belongs to (law L9)."""
-
-    message: msg.PairMessage
-    channel: Channel | None
 
 
 class PairOwner:
@@ -69,10 +54,10 @@ class PairOwner:
         self._leader = Leader(self)
         self._follower = Follower(self)
         self._auditor = Auditor(self)
-        leads = self.record.role is Role.P_VOL
+        self.roles = Roles(self, self._leader.check_exclusive)
         self._inner: dict[str, Callable[[], Awaitable[None]]] = {
             "opened": self._leader.opened,
-            "copied": self._leader.copied if leads else self._follower.copied_back,
+            "copied": self._copied,
             "verified": self._auditor.ended,
             "repaired": self._auditor.repaired,
             "persist": self.services.commit,
@@ -169,6 +154,12 @@ class PairOwner:
         if isinstance(message, msg.UnknownPair):
             self._unknown_there(message)
             return
+        if isinstance(message, msg.TookOver):
+            self.roles.other_took_over()
+            return
+        if isinstance(message, msg.Report) and self.roles.outranks(message):
+            # At once: the other side's owner does nothing else until it has this answer.
+            self.talk.send(self.own_report())
         if not self.talk.takes(message):
             self.deliver(message)
 
@@ -249,6 +240,10 @@ class PairOwner:
         done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._inbox.put_nowait(("caught up", done))
         await done
+
+    async def _copied(self) -> None:
+        leads = self.record.role is Role.P_VOL
+        await (self._leader.copied() if leads else self._follower.copied_back())
 
     async def _caught_up(self) -> None:
         """A mark in the inbox: what came before it has been dealt with."""
@@ -332,6 +327,8 @@ class PairOwner:
         elif isinstance(item, Delivered):
             if item.channel is not self.side.channel:
                 log.info("pair %s: %r of an old epoch dropped", self.record.name, item.message)
+            elif isinstance(item.message, msg.Swap):
+                await self.roles.take(item.message)
             elif self.record.role is Role.P_VOL:
                 await self._leader.take(item.message)
             else:
@@ -352,9 +349,7 @@ class PairOwner:
         if asked.resolve and self.record.state is PairState.PAIR:
             row = answer(PairState.PAIR, Command.RESYNC, self.record.name)
         forced = command is Command.DELETE and asked.force
-        if self.record.role is Role.S_VOL and row.verdict is Verdict.ACCEPTED and not forced:
-            # Rule 1 of the table: the P-VOL's side decides, and can't be asked now.
-            row = answer(PairState.SSUS, Command.RESYNC, self.record.name)
+        row = for_role(row, self.record.role, command, self.record.name, forced=forced)
         if row.verdict is Verdict.REJECTED and not forced:
             raise RejectedError(
                 Code.WRONG_STATE,
@@ -380,6 +375,10 @@ class PairOwner:
             await self._leader.delete(force=asked.force)
         elif command is Command.VERIFY:
             return self._auditor.begin(asked, row)
+        elif command is Command.TAKEOVER:
+            await self.roles.take_over()
+        elif command is Command.SWAP:
+            await self.roles.swap(force=asked.force)
         return row
 
     def _check_generation(self, asked: Asked) -> None:

@@ -14,6 +14,8 @@ from controller.api.messages import Direction, Fence, Mode, Name, PairKind, Pair
 from controller.pair.generations import HISTORY, Side
 
 Goal = Literal["mirror", "reverse", "split"]
+OPEN_TO_HOSTS = frozenset((PairState.SSUS, PairState.SSWS))
+"""Where hosts may write to an S-VOL, if that was asked for."""
 
 
 class PairRecord(BaseModel):
@@ -51,6 +53,12 @@ class PairRecord(BaseModel):
     """P-VOL: when it was split, as the command said; for people."""
     backup_number: int = 0
     """P-VOL: the number of the backup that the S-VOL holds; 0 when it is none."""
+    closed: Literal["", "taken over", "swapping"] = ""
+    """P-VOL: why its hosts may not write, beside what the state says."""
+    swaps: int = 0
+    """How often the roles were exchanged."""
+    half: Literal["", "p", "s"] = ""
+    """Which of the pair's two bitmap files is this side's, once its role doesn't tell."""
     current: str
     baseline: str
     history: list[str] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from controller.api.messages import Role
 from controller.pair import messages as msg
 from controller.pair.side import PairSide
 
@@ -40,6 +41,9 @@ class PairServices(Protocol):
         self, side: PairSide, mark: msg.Mark, reply: Callable[[msg.Marked], None]
     ) -> None:
         """Split a local pair behind this side, now."""
+
+    def role_changed(self, side: PairSide, was: Role) -> None:
+        """This side has another role."""
 
     async def forget(self, side: PairSide) -> None:
         """The pair is dissolved: remove its record and bitmap."""

@@ -20,7 +20,7 @@ from controller.pair.exchange import encode, merge
 from controller.pair.messages import PairMessage, Started, parse
 from controller.pair.pace import Meter
 from controller.pair.reading import SourceReader
-from controller.pair.record import PairRecord
+from controller.pair.record import OPEN_TO_HOSTS, PairRecord
 from controller.pair.tickets import Flushed, Mirrored
 from controller.pair.verifier import Verifier
 from controller.volume.bitmap import BLOCK_BYTES, DirtyBitmap, block_range, runs_of
@@ -102,8 +102,10 @@ class PairSide:
         """The table of what hosts may do, by role and state."""
         record = self.record
         if record.role is Role.P_VOL:
-            return Access.NOT_READY if record.state is PairState.RCPY else Access.READ_WRITE
-        if record.state is PairState.SSUS and record.writable and record.settled:
+            if record.state is PairState.RCPY:
+                return Access.NOT_READY
+            return Access.READ_ONLY if record.closed else Access.READ_WRITE
+        if record.state in OPEN_TO_HOSTS and record.writable and record.settled:
             return Access.READ_WRITE
         return Access.NOT_READY if record.state is PairState.COPY else Access.READ_ONLY
 

@@ -63,6 +63,8 @@ def report_of(side: PairSide, in_use: str) -> msg.Report:
         dirty_bytes=side.bitmap.dirty_bytes,
         size_bytes=volume.size_bytes,
         in_use=in_use,
+        role=record.role,
+        swaps=record.swaps,
     )
 
 

@@ -11,7 +11,10 @@ Pure data and look-ups. The rules:
     or given up by deleting the pair.
  4. A reverse copy starts from a split only, never from PAIR, and never replaces a running copy.
  5. A verify compares what is mirrored, so it needs PAIR; it changes no state.
- 6. Losing the link loses no state: a mirror in PAIR, COPY or RCPY goes to PSUE and remembers
+ 6. A takeover is the S-VOL's side's own command: it is for a P-VOL that can't be asked. So is a
+    swap behind it; any other swap is the P-VOL's to offer, from PAIR. A swap names the side that
+    leads afterwards, so that a repeated one finds nothing to do.
+ 7. Losing the link loses no state: a mirror in PAIR, COPY or RCPY goes to PSUE and remembers
     which way it was copying; a split stays a split.
 """
 
@@ -21,7 +24,7 @@ import enum
 from dataclasses import dataclass
 
 from controller.api.codes import Verdict
-from controller.api.messages import PairState
+from controller.api.messages import PairState, Role
 
 
 class Command(enum.StrEnum):
@@ -33,6 +36,8 @@ class Command(enum.StrEnum):
     REVERSE = "reverse"
     DELETE = "delete"
     VERIFY = "verify"
+    TAKEOVER = "takeover"
+    SWAP = "swap"
 
 
 class Event(enum.StrEnum):
@@ -67,6 +72,8 @@ _OK, _NOOP, _NO = Verdict.ACCEPTED, Verdict.NO_OP, Verdict.REJECTED
 _WAIT = "wait for it: trilun pair wait {name} PAIR"
 _SYNC = "bring it in sync first: trilun pair resync {name}"
 _FOLLOWS = "the P-VOL's controller decides and can't be reached from here"
+_SWAP = "exchange the roles: trilun pair swap {name}"
+_ASK_S = "give the command on the S-VOL's controller"
 _ASK_P = "restore the link, or give the command on the P-VOL's controller"
 
 COMMANDS: dict[tuple[PairState, Command], Answer] = {
@@ -84,6 +91,12 @@ COMMANDS: dict[tuple[PairState, Command], Answer] = {
     (S.SMPL, Command.VERIFY): Answer(
         _NO, None, "there is no such pair", "create it: trilun pair create"
     ),
+    (S.SMPL, Command.TAKEOVER): Answer(
+        _NO, None, "there is no such pair", "create it: trilun pair create"
+    ),
+    (S.SMPL, Command.SWAP): Answer(
+        _NO, None, "there is no such pair", "create it: trilun pair create"
+    ),
     (S.COPY, Command.CREATE): Answer(_NOOP, S.COPY, "the pair exists and is copying"),
     (S.COPY, Command.SPLIT): Answer(
         _NO, S.COPY, "the S-VOL is half copied and would be no point in time", _WAIT
@@ -97,6 +110,10 @@ COMMANDS: dict[tuple[PairState, Command], Answer] = {
     ),
     (S.COPY, Command.DELETE): Answer(_OK, S.SMPL, "the copy is given up; the S-VOL is unusable"),
     (S.COPY, Command.VERIFY): Answer(_NO, S.COPY, "it is copying, and the sides differ", _WAIT),
+    (S.COPY, Command.TAKEOVER): Answer(
+        _NO, S.COPY, "the S-VOL is half copied and holds no point in time", _WAIT
+    ),
+    (S.COPY, Command.SWAP): Answer(_NO, S.COPY, "it is copying, and the sides differ", _WAIT),
     (S.PAIR, Command.CREATE): Answer(_NOOP, S.PAIR, "the pair exists and is in sync"),
     (S.PAIR, Command.SPLIT): Answer(_OK, S.PSUS, "split"),
     (S.PAIR, Command.RESYNC): Answer(_NOOP, S.PAIR, "it is in sync already"),
@@ -108,18 +125,26 @@ COMMANDS: dict[tuple[PairState, Command], Answer] = {
     ),
     (S.PAIR, Command.DELETE): Answer(_OK, S.SMPL, "the pair is dissolved"),
     (S.PAIR, Command.VERIFY): Answer(_OK, S.PAIR, "comparing"),
+    (S.PAIR, Command.TAKEOVER): Answer(
+        _NO, S.PAIR, "the P-VOL's controller is there and serves its hosts", _SWAP
+    ),
+    (S.PAIR, Command.SWAP): Answer(_OK, S.PSUE, "the roles are exchanged"),
     (S.PSUS, Command.CREATE): Answer(_NOOP, S.PSUS, "the pair exists and is split"),
     (S.PSUS, Command.SPLIT): Answer(_NOOP, S.PSUS, "it is split already"),
     (S.PSUS, Command.RESYNC): Answer(_OK, S.COPY, "copying P-VOL to S-VOL"),
     (S.PSUS, Command.REVERSE): Answer(_OK, S.RCPY, "copying S-VOL to P-VOL"),
     (S.PSUS, Command.DELETE): Answer(_OK, S.SMPL, "the pair is dissolved"),
     (S.PSUS, Command.VERIFY): Answer(_NO, S.PSUS, "it is split, and its sides may differ", _SYNC),
+    (S.PSUS, Command.TAKEOVER): Answer(_NO, S.PSUS, "this is the P-VOL's side", _ASK_S),
+    (S.PSUS, Command.SWAP): Answer(_NO, S.PSUS, "it is split, and its sides may differ", _SYNC),
     (S.PSUE, Command.CREATE): Answer(_NOOP, S.PSUE, "the pair exists and is suspended by an error"),
     (S.PSUE, Command.SPLIT): Answer(_OK, S.PSUS, "split; it will not resume by itself"),
     (S.PSUE, Command.RESYNC): Answer(_OK, S.COPY, "copying P-VOL to S-VOL"),
     (S.PSUE, Command.REVERSE): Answer(_OK, S.RCPY, "copying S-VOL to P-VOL"),
     (S.PSUE, Command.DELETE): Answer(_OK, S.SMPL, "the pair is dissolved"),
     (S.PSUE, Command.VERIFY): Answer(_NO, S.PSUE, "it does not mirror", _SYNC),
+    (S.PSUE, Command.TAKEOVER): Answer(_OK, S.SSWS, "hosts may write to the S-VOL"),
+    (S.PSUE, Command.SWAP): Answer(_NO, S.PSUE, "it does not mirror", _SYNC),
     (S.RCPY, Command.CREATE): Answer(_NOOP, S.RCPY, "the pair exists and is copying back"),
     (S.RCPY, Command.SPLIT): Answer(
         _NO, S.RCPY, "the P-VOL is half copied and would be no point in time", _WAIT
@@ -132,6 +157,10 @@ COMMANDS: dict[tuple[PairState, Command], Answer] = {
         _NO, S.RCPY, "the P-VOL is half copied and would stay unusable", _WAIT
     ),
     (S.RCPY, Command.VERIFY): Answer(_NO, S.RCPY, "it is copying, and the sides differ", _WAIT),
+    (S.RCPY, Command.TAKEOVER): Answer(
+        _NO, S.RCPY, "it is copying back, and hosts use neither side meanwhile", _WAIT
+    ),
+    (S.RCPY, Command.SWAP): Answer(_NO, S.RCPY, "it is copying, and the sides differ", _WAIT),
     (S.SSUS, Command.CREATE): Answer(_NOOP, S.SSUS, "the pair exists and is split"),
     (S.SSUS, Command.SPLIT): Answer(_NOOP, S.SSUS, "it is split already"),
     (S.SSUS, Command.RESYNC): Answer(_NO, S.SSUS, _FOLLOWS, _ASK_P),
@@ -140,6 +169,20 @@ COMMANDS: dict[tuple[PairState, Command], Answer] = {
         _NO, S.SSUS, _FOLLOWS, _ASK_P + ", or delete this side alone with --force"
     ),
     (S.SSUS, Command.VERIFY): Answer(_NO, S.SSUS, _FOLLOWS, _ASK_P),
+    (S.SSUS, Command.TAKEOVER): Answer(_OK, S.SSWS, "hosts may write to the S-VOL"),
+    (S.SSUS, Command.SWAP): Answer(
+        _NO, S.SSUS, "it is split, and hosts may not write here", "trilun pair takeover {name}"
+    ),
+    (S.SSWS, Command.CREATE): Answer(_NOOP, S.SSWS, "the pair exists; the S-VOL has taken over"),
+    (S.SSWS, Command.SPLIT): Answer(_NOOP, S.SSWS, "it has parted; the S-VOL has taken over"),
+    (S.SSWS, Command.RESYNC): Answer(_NO, S.SSWS, _FOLLOWS, _ASK_P),
+    (S.SSWS, Command.REVERSE): Answer(_NO, S.SSWS, _FOLLOWS, _ASK_P),
+    (S.SSWS, Command.DELETE): Answer(
+        _NO, S.SSWS, _FOLLOWS, _ASK_P + ", or delete this side alone with --force"
+    ),
+    (S.SSWS, Command.VERIFY): Answer(_NO, S.SSWS, _FOLLOWS, _ASK_P),
+    (S.SSWS, Command.TAKEOVER): Answer(_NOOP, S.SSWS, "it has taken over already"),
+    (S.SSWS, Command.SWAP): Answer(_OK, S.PSUS, "the S-VOL is the P-VOL from now on"),
 }
 
 EVENTS: dict[tuple[PairState, Event], PairState] = {
@@ -169,6 +212,10 @@ EVENTS: dict[tuple[PairState, Event], PairState] = {
     (S.SSUS, Event.TOLD_SPLIT): S.SSUS,
     (S.SSUS, Event.TOLD_COPY): S.COPY,
     (S.SSUS, Event.TOLD_REVERSE): S.RCPY,
+    (S.SSWS, Event.LINK_LOST): S.SSWS,
+    (S.SSWS, Event.FAILED): S.PSUE,
+    (S.SSWS, Event.TOLD_COPY): S.COPY,
+    (S.SSWS, Event.TOLD_REVERSE): S.RCPY,
 }
 
 
@@ -176,6 +223,16 @@ def answer(state: PairState, command: Command, name: str) -> Answer:
     """What a command meets in a state, with the pair's name filled in."""
     row = COMMANDS[state, command]
     return Answer(row.verdict, row.state, row.reason, row.next_step.format(name=name))
+
+
+def for_role(row: Answer, role: Role, command: Command, name: str, *, forced: bool) -> Answer:
+    """What a row means on the side that was asked (rules 1 and 6)."""
+    if row.verdict is not Verdict.ACCEPTED or forced:
+        return row
+    if role is Role.P_VOL:
+        return answer(S.PSUS, Command.TAKEOVER, name) if command is Command.TAKEOVER else row
+    own = command is Command.TAKEOVER or (command is Command.SWAP and row.state is S.PSUS)
+    return row if own else answer(S.SSUS, Command.RESYNC, name)
 
 
 def after(state: PairState, event: Event) -> PairState | None:
@@ -207,7 +264,8 @@ def document() -> str:
         "Made from the table in `controller/pair/table.py` by `python -m controller.pair.table`.",
         "Each side of a pair shows its own state: SMPL (no pair), COPY (copying to the S-VOL),",
         "PAIR (in sync), PSUS (the P-VOL's side of a split), SSUS (the S-VOL's side of one), PSUE",
-        "(parted by an error), RCPY (copying back to the P-VOL). The P-VOL's side decides: a",
+        "(parted by an error), RCPY (copying back to the P-VOL), SSWS (the S-VOL has taken over:",
+        "its hosts write). The P-VOL's side decides: a",
         "command given on the S-VOL's controller is passed on, and the rows of SSUS say what it",
         "meets there when it can't be. A repeated command is a no-op; a rejected one changes",
         "nothing.",

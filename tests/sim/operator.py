@@ -15,7 +15,7 @@ from random import Random
 from controller.api import messages as m
 from controller.api.codes import Code, Verdict
 from controller.api.errors import RejectedError
-from controller.commands import Outcome
+from controller.outcome import Outcome
 from controller.pair.generations import Rule
 from controller.pair.record import PairRecord
 from targets.lun import Access

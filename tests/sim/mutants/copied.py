@@ -160,7 +160,7 @@ def _copied_back_under_initiators() -> list[Patch]:
     def check(_leader: Leader, *, force: bool) -> None:
         del force
 
-    return [(Leader, "_check_exclusive", check)]
+    return [(Leader, "check_exclusive", check)]
 
 
 def _hosts_not_told() -> list[Patch]:

@@ -48,6 +48,8 @@ def chosen(current: str, asked: Direction | None) -> Decision:
         consistent=True,
         dirty_bytes=0,
         size_bytes=1 << 20,
+        role=Role.S_VOL,
+        swaps=0,
     )
     return choose(cast("PairSide", side), report, asked, full=True, resolve=False)
 

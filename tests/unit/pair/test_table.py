@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from controller.api.codes import Verdict
-from controller.api.messages import PairState
+from controller.api.messages import PairState, Role
 from controller.pair.table import (
     COMMANDS,
     EVENTS,
@@ -16,6 +16,7 @@ from controller.pair.table import (
     after,
     answer,
     document,
+    for_role,
     mermaid,
 )
 
@@ -34,8 +35,9 @@ def test_every_command_has_an_answer_in_every_state(state: PairState, command: C
         assert row.next_step
     if row.verdict is Verdict.ACCEPTED:
         assert row.state is not None
-        # A verify looks and changes nothing: it may be had again.
-        if row.state is not PairState.SMPL and command is not Command.VERIFY:
+        # A verify looks and changes nothing: it may be had again. A swap names its outcome.
+        again_ok = command in (Command.VERIFY, Command.SWAP)
+        if row.state is not PairState.SMPL and not again_ok:
             again = answer(row.state, command, "p1")
             assert again.verdict is Verdict.NO_OP, "a repeated command is a no-op"
 
@@ -46,7 +48,7 @@ def test_events_lead_to_states_of_the_table(state: PairState, event: Event) -> N
     target = after(state, event)
     assert target == EVENTS.get((state, event))
     if event is Event.LINK_LOST and target is not None:
-        split = state in (PairState.PSUS, PairState.SSUS)
+        split = state in (PairState.PSUS, PairState.SSUS, PairState.SSWS)
         assert target is (state if split else PairState.PSUE)
     if state is PairState.SMPL:
         assert target is None
@@ -57,11 +59,22 @@ def test_the_rules_at_the_head_of_the_table() -> None:
         return {state for state in S if COMMANDS[state, command].verdict is verdict}
 
     accepted, rejected = Verdict.ACCEPTED, Verdict.REJECTED
-    # 1. The S-VOL's side decides nothing.
-    assert not any(S.SSUS in verdicts(command, accepted) for command in Command)
+    # 1. The S-VOL's side decides nothing.  6. But to take over, and to keep the role.
+    assert [c for c in Command if S.SSUS in verdicts(c, accepted)] == [Command.TAKEOVER]
+    assert [c for c in Command if S.SSWS in verdicts(c, accepted)] == [Command.SWAP]
+    for state, command in COMMANDS:
+        row = answer(state, command, "p1")
+        there = for_role(row, Role.S_VOL, command, "p1", forced=False)
+        here = for_role(row, Role.P_VOL, command, "p1", forced=False)
+        if row.verdict is accepted:
+            own = command is Command.TAKEOVER or (state, command) == (S.SSWS, Command.SWAP)
+            assert (there.verdict is accepted) == own
+            assert (here.verdict is accepted) == (command is not Command.TAKEOVER)
+        else:
+            assert there is here is row
     # 3. Half a copy is no point in time: it can't be split, and COPY can only be given up.
     assert {S.COPY, S.RCPY} <= verdicts(Command.SPLIT, rejected)
-    assert verdicts(Command.DELETE, rejected) == {S.RCPY, S.SSUS}
+    assert verdicts(Command.DELETE, rejected) == {S.RCPY, S.SSUS, S.SSWS}
     # 4. A reverse copy starts from a split, by command or by error, and replaces nothing.
     assert verdicts(Command.REVERSE, accepted) == {S.PSUS, S.PSUE}
     assert S.RCPY in verdicts(Command.RESYNC, rejected)
@@ -76,10 +89,11 @@ def test_what_each_event_means() -> None:
     paired = set(S) - {S.SMPL}
     mirrors = {S.COPY, S.PAIR, S.RCPY, S.PSUE}
     assert events(Event.COPIED) == {S.COPY: S.PAIR, S.RCPY: S.PAIR}
-    # 5. Losing the link loses no state.
+    # 7. Losing the link loses no state.
     assert events(Event.LINK_LOST) == dict.fromkeys(mirrors, S.PSUE) | {
         S.PSUS: S.PSUS,
         S.SSUS: S.SSUS,
+        S.SSWS: S.SSWS,
     }
     assert events(Event.FAILED) == dict.fromkeys(paired, S.PSUE)
     # 2. What an error left goes on by itself; what an operator asked for does not.
@@ -89,7 +103,7 @@ def test_what_each_event_means() -> None:
     assert set(events(Event.TOLD_REVERSE).values()) == {S.RCPY}
     assert set(events(Event.TOLD_SPLIT).values()) == {S.SSUS}
     # A side that is asked to copy back has been split; one that copies back isn't split.
-    assert set(events(Event.TOLD_REVERSE)) == {S.PSUE, S.SSUS, S.RCPY}
+    assert set(events(Event.TOLD_REVERSE)) == {S.PSUE, S.SSUS, S.SSWS, S.RCPY}
     assert set(events(Event.TOLD_SPLIT)) == {S.PAIR, S.PSUE, S.SSUS}
     assert S.PSUS not in {*events(Event.TOLD_COPY), *events(Event.TOLD_SPLIT)}
 

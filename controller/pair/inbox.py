@@ -1,0 +1,27 @@
+"""What stands in an owner's inbox beside commands and names of steps.
+
+Owns the shapes only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from controller.link.channel import Channel
+from controller.pair import messages as msg
+
+
+class SplitBegun:
+    """A split whose instant has passed has to be made durable."""
+
+
+class Unguard:
+    """The source of a pair that the guard split is in sync again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """A message, and the epoch it belongs to (law L9)."""
+
+    message: msg.PairMessage
+    channel: Channel | None
