@@ -20,6 +20,7 @@ from deploy.labs.layer import install_boot
 from deploy.labs.network import Network
 from deploy.labs.problem import LabError
 from deploy.labs.terminal import follow
+from deploy.labs.terminated import TerminatedError, unwound
 
 ADDRESS = "10.77.0.9"
 
@@ -28,32 +29,39 @@ ADDRESS = "10.77.0.9"
 def one_host(
     name: str = "solo", *, memory_mib: int = 512, package: Path | None = None
 ) -> Iterator[Host]:
-    """A booted host; gone, with everything it had, at the end."""
+    """A booted host; gone, with everything it had, at the end, also at that of the program."""
     needs.check()
-    directory = Path(tempfile.mkdtemp(prefix="trilun-lab-", dir="/var/tmp"))
-    try:
-        network = Network.create()
+    with unwound():
+        directory = Path(tempfile.mkdtemp(prefix="trilun-lab-", dir="/var/tmp"))
         try:
-            host = Host(
-                name,
-                ADDRESS,
-                directory / name,
-                network,
-                install_boot(directory),
-                package=package,
-                memory_mib=memory_mib,
-            )
-            host.layer.build(name, {name: ADDRESS})
-            try:
-                host.start()
-                host.wait_booted()
+            with _host(name, directory, memory_mib, package) as host:
                 yield host
-            finally:
-                host.kill()
         finally:
-            network.remove()
+            shutil.rmtree(directory)
+
+
+@contextmanager
+def _host(name: str, directory: Path, memory_mib: int, package: Path | None) -> Iterator[Host]:
+    network = Network.create()
+    try:
+        host = Host(
+            name,
+            ADDRESS,
+            directory / name,
+            network,
+            install_boot(directory),
+            package=package,
+            memory_mib=memory_mib,
+        )
+        host.layer.build(name, {name: ADDRESS})
+        try:
+            host.start()
+            host.wait_booted()
+            yield host
+        finally:
+            host.kill()
     finally:
-        shutil.rmtree(directory)
+        network.remove()
 
 
 def main() -> int:
@@ -72,3 +80,5 @@ if __name__ == "__main__":
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)
         sys.exit(2)
+    except TerminatedError as error:
+        sys.exit(error.exit_code)

@@ -16,6 +16,7 @@ from deploy.labs.lab import Lab, directory_of_choice
 from deploy.labs.one import one_host
 from deploy.labs.problem import LabError
 from deploy.labs.roles import DataSet
+from deploy.labs.terminated import unwound
 
 
 @pytest.fixture(scope="session")
@@ -42,12 +43,13 @@ def lab() -> Iterator[Lab]:
     if "TRILUN_LAB" in os.environ:
         yield Lab.open(directory_of_choice())
         return
-    directory = Path(tempfile.mkdtemp(prefix="trilun-lab-", dir="/var/tmp"))
-    try:
-        yield Lab.up(directory, list(roles.USUAL), os.environ.get("TRILUN_TARGET", "lio"))
-    finally:
-        Lab.down(directory)
-        shutil.rmtree(directory, ignore_errors=True)
+    with unwound():
+        directory = Path(tempfile.mkdtemp(prefix="trilun-lab-", dir="/var/tmp"))
+        try:
+            yield Lab.up(directory, list(roles.USUAL), os.environ.get("TRILUN_TARGET", "lio"))
+        finally:
+            Lab.down(directory)
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

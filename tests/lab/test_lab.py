@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
+from deploy.labs.data_sets import wait_for
 from deploy.labs.lab import Lab
 from deploy.labs.process import Process
 from deploy.labs.roles import ADDRESSES
-from deploy.pair import REPOSITORY
+from tests.lab.commands import command
 
 pytestmark = pytest.mark.lab
 
@@ -22,19 +21,6 @@ began = time.monotonic()
 socket.create_connection((sys.argv[1], 7), timeout=float(sys.argv[2])).close()
 print(time.monotonic() - began)
 """
-
-
-def command(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`deploy/lab` for a lab in that directory."""
-    return subprocess.run(
-        [str(REPOSITORY / ".venv/bin/python"), "-m", "deploy.labs", *arguments],
-        cwd=REPOSITORY,
-        env={**os.environ, "TRILUN_LAB": str(directory)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def connects(lab: Lab, one: str, other: str, timeout_s: float = 2.0) -> float | None:
@@ -73,6 +59,24 @@ def test_units_run_from_the_wheel_in_a_sandbox(lab: Lab) -> None:
         "cd /; /opt/trilun/bin/python -c 'import controller; print(controller.__file__)'"
     )
     assert where.text.startswith("/opt/trilun/lib")
+
+
+def test_a_target_stands_for_all_of_trilun_on_a_host(lab: Lab) -> None:
+    """As docs/installing.md has it: enabled with the unit, and the unit comes and goes with it."""
+    host = lab.host("host2")
+    units = ("trilun.target", "trilun-agent@host2.service")
+
+    def states() -> list[str]:
+        return host.run("systemctl", "is-active", *units, check=False).text.split()
+
+    assert host.run("systemctl", "is-enabled", *units).text.split() == ["enabled", "enabled"]
+    assert states() == ["active", "active"]
+    host.run("systemctl", "stop", units[0])
+    try:
+        wait_for(lambda: states() == ["inactive", "inactive"], "the unit to stop, too", 60)
+    finally:
+        host.run("systemctl", "start", units[0])
+    wait_for(lambda: states() == ["active", "active"], "the unit to start, too", 60)
 
 
 def test_a_cut_link_and_a_slow_one(lab: Lab) -> None:

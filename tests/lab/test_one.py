@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -9,6 +13,8 @@ import pytest
 
 from deploy.labs.host import Host
 from deploy.labs.problem import CommandError, HostGoneError, LabError
+from deploy.labs.process import Process
+from deploy.pair import REPOSITORY
 
 pytestmark = pytest.mark.lab
 
@@ -84,3 +90,22 @@ def test_shut_down_and_started_it_has_its_disk(solo: Host) -> None:
     solo.start()
     solo.wait_booted()
     assert solo.run("cat", "/var/lib/trilun/halted").text == "here"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_nothing_is_left_of_a_host_whose_command_was_told_to_end(number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "deploy.labs.one", "--", "sh", "-c"]
+    with subprocess.Popen(
+        [*command, "cat /proc/cmdline; exec sleep 1000"],
+        cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
+    ) as one:  # fmt: skip
+        assert one.stdout is not None
+        words = dict(word.partition("=")[::2] for word in one.stdout.readline().split())
+        directory = Path(words["init"]).parent
+        (saved,) = directory.glob("*/process.json")
+        kernel = Process(*json.loads(saved.read_text()).values())
+        assert kernel.alive
+        one.send_signal(number)
+        assert one.wait(60) == 128 + number
+    assert kernel.ended(0)
+    assert not directory.exists()

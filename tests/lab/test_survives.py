@@ -15,6 +15,7 @@ from deploy.labs import data_sets, initiator
 from deploy.labs.lab import Lab
 from deploy.labs.roles import BROKER_HOST, DataSet, unit_of
 from tests.lab import images, settling
+from tests.lab.lio import TARGETS
 from tests.lab.load import Load
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
@@ -41,6 +42,7 @@ def on_disk(lab: Lab) -> Load:
     A controller that loses power loses what nobody flushed, and no file system that stays mounted
     would hear of it. A ledger knows what was flushed.
     """
+    settling.wait_online(lab, *settling.everybody(lab))
     if not settling.pair(lab, "raw"):
         for volume in RAW:
             lab.trilun("volume", "create", volume, str(RAW_BYTES))
@@ -136,6 +138,32 @@ def test_a_killed_broker(lab: Lab, ext4: DataSet, files: Load) -> None:
     host.shell("systemctl reset-failed mosquitto; systemctl start mosquitto")
     settling.wait_online(lab, *settling.everybody(lab))
     judge_files(lab, ext4, files)
+
+
+SWITCH_OFF = 'echo 0 >"$0/iscsi/$1/tpgt_1/enable"'
+TEAR_DOWN = """
+cd "$0/iscsi/$1"
+device=$(readlink -f tpgt_1/lun/lun_0/backstore)
+echo 0 >tpgt_1/enable
+rm tpgt_1/lun/lun_0/backstore
+rmdir tpgt_1/lun/lun_0 tpgt_1/np/* tpgt_1
+cd /
+rmdir "$0/iscsi/$1" "$device"
+"""
+
+
+@pytest.mark.parametrize("by_hand", [SWITCH_OFF, TEAR_DOWN], ids=["off", "gone"])
+def test_the_kernels_target_torn_down_by_hand(
+    lab: Lab, ext4: DataSet, files: Load, by_hand: str
+) -> None:
+    """Somebody else's hands at the first volume's target: it is made again, and hosts go on."""
+    if lab.target != "lio":
+        pytest.skip("the lab's volumes are not served by the kernel's target")
+    target = str(lab.trilun("volume", "show", f"primary/{ext4.first}")["target"])
+    lab.host("primary").run("sh", "-euc", by_hand, TARGETS, target, timeout_s=120)
+    judge_files(lab, ext4, files)
+    status = lab.host("primary").run("cat", f"{TARGETS}/iscsi/{target}/tpgt_1/enable")
+    assert status.text == "1"
 
 
 def test_a_secondary_without_power(lab: Lab, ext4: DataSet, files: Load) -> None:
