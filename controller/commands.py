@@ -18,6 +18,7 @@ from controller.api.errors import RejectedError
 from controller.api.verbs import VERBS
 from controller.outcome import Outcome, done, no_op
 from controller.pair_commands import ACCEPT, PASSED_ON, PairCommands
+from controller.stillness import changing_pair
 from controller.volume.store import StoreError
 
 if TYPE_CHECKING:
@@ -115,15 +116,13 @@ class Commands:
         return done(f"{text} is open", info) if opened else no_op(f"{text} is open already", info)
 
     def _check_still(self, volume: str) -> None:
-        for owner in self._node.pairs.of_volume(volume):
-            record = owner.record
-            still = record.role is m.Role.S_VOL and record.state is m.PairState.SSUS
-            if not still:
-                raise RejectedError(
-                    Code.WRONG_STATE,
-                    f"'{volume}' changes: pair '{record.name}' is in {record.state}",
-                    "a view needs the S-VOL of a split pair: take a backup first",
-                )
+        changing = changing_pair([owner.record for owner in self._node.pairs.of_volume(volume)])
+        if changing is not None:
+            raise RejectedError(
+                Code.WRONG_STATE,
+                f"'{volume}' changes: pair '{changing.name}' is in {changing.state}",
+                "a view needs the S-VOL of a split pair: take a backup first",
+            )
 
     async def _view_close(self, params: m.Named) -> Outcome:
         known = {shelved.record.name for shelved in self._node.volumes.all()}

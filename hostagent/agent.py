@@ -21,6 +21,7 @@ from hostagent.jobs.engine import JobEngine
 from hostagent.jobs.ports import Nodes
 from hostagent.jobs.slots import newest_first
 from hostagent.jobs.survey import survey
+from hostagent.looking.verbs import LookVerbs
 from hostagent.recovery.keeper import DatabaseKeeper
 
 
@@ -34,6 +35,7 @@ class Agent:
         databases: DatabaseKeeper,
         jobs: JobEngine,
         nodes: Nodes,
+        looking: LookVerbs,
     ) -> None:
         self._config = config
         self._nodes = nodes
@@ -51,9 +53,11 @@ class Agent:
             "db.recover": self._db_recover,
             "job.backup": self._job_backup,
             "job.restore": self._job_restore,
+            "job.look": self._job_look,
             "job.list": self._job_list,
             "job.show": self._job_show,
             "job.cancel": self._job_cancel,
+            **looking.verbs,
         }
 
     @property
@@ -127,6 +131,12 @@ class Agent:
         }
         kind = m.JobKind.WHOLE if params.whole else m.JobKind.RESTORE
         info, new = await self._jobs.begin(kind, data_set, request.id, job_params)
+        return _answer(info, new, f"job {info.id} has begun", f"job {info.id} is that request's")
+
+    async def _job_look(self, params: m.LookStart, request: Request) -> Answer:
+        data_set = self._data_set(params.data_set, "host2")
+        job_params = {"from_backup": params.from_backup}
+        info, new = await self._jobs.begin(m.JobKind.LOOK, data_set, request.id, job_params)
         return _answer(info, new, f"job {info.id} has begun", f"job {info.id} is that request's")
 
     async def _job_list(self, _params: m.Empty, _request: Request) -> Answer:

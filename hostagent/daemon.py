@@ -41,9 +41,14 @@ from hostagent.filesystem.volumes import HostVolumes
 from hostagent.first_volumes import FirstVolumeKeeper
 from hostagent.jobs.backup import BACKUP
 from hostagent.jobs.engine import JobEngine
+from hostagent.jobs.look import look_table
 from hostagent.jobs.ports import Ports
 from hostagent.jobs.restore import RESTORE
 from hostagent.jobs.whole import WHOLE
+from hostagent.looking.desk import LookDesk
+from hostagent.looking.first import FirstFiles
+from hostagent.looking.rooms import Rooms
+from hostagent.looking.verbs import LookVerbs
 from hostagent.programs import Blocking
 from hostagent.records import RecordError, RecordStore
 from hostagent.recovery.keeper import DatabaseKeeper
@@ -141,16 +146,20 @@ class Daemon:
                 pause=asyncio.sleep,
                 forget=lambda job: bus_box[0].publish_state("job", job, None),
             )
+            rooms = Rooms(ports.clock)
             tables = {
                 m.JobKind.BACKUP: BACKUP,
                 m.JobKind.RESTORE: RESTORE,
                 m.JobKind.WHOLE: WHOLE,
+                m.JobKind.LOOK: look_table(rooms),
             }
             jobs = JobEngine(
                 config.node, tables, RecordStore(config.state_dir / "jobs"), blocking, ports
             )
             self._jobs = jobs
-            agent = Agent(config, first, databases, jobs, nodes)
+            files, desk = FirstFiles(first, blocking), LookDesk(rooms, blocking, nodes)
+            looking = LookVerbs(files, desk, rooms, jobs)
+            agent = Agent(config, first, databases, jobs, nodes, looking)
             bus = Bus(broker, status=self._status(), handler=agent.handle, journal=journal)
             bus_box.append(bus)
             await first.start()

@@ -7,11 +7,12 @@ not know pairs or other nodes. Fails with HostError or OSError.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from controller.api.looking import DigestInfo
 from hostagent.attach.attacher import LunAddress
 from hostagent.config import DataSetConfig
 from hostagent.copying.comparing import MAX_CONFLICTS, Compared, compare_named
@@ -22,6 +23,7 @@ from hostagent.copying.placing import Placing
 from hostagent.copying.verify import Verified, verify_named
 from hostagent.copying.walk import Found, find
 from hostagent.filesystem.volumes import HostVolumes, MountPlan
+from hostagent.looking.listing import Batch, batches, digest_range
 from hostagent.programs import Blocking
 
 _ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -60,6 +62,22 @@ class RestoreMounts:
         """Look for the named files and what patterns match."""
         return await self._blocking.run(_find, view, asked, work)
 
+    async def batches(self, view: Path, names: list[str], work: Work) -> AsyncIterator[Batch]:
+        """The named files as entries, directory by directory."""
+        walk = _batches(view, names)
+        try:
+            while (batch := await self._blocking.run(next, walk, None)) is not None:
+                work.did(0)
+                yield batch
+        finally:
+            await self._blocking.run(walk.close)
+
+    async def digest(
+        self, view: Path, path: str, offset_bytes: int, length_bytes: int
+    ) -> DigestInfo:
+        """SHA-256 of a part of a file."""
+        return await self._blocking.run(_digest, view, path, offset_bytes, length_bytes)
+
     async def compare(
         self, view: Path, volume: Path, names: list[str], placing: Placing, work: Work
     ) -> Compared:
@@ -91,6 +109,16 @@ def _find(view: Path, asked: list[Asked], work: Work) -> Found:
         expanded = expand(source_fd, asked, work)
         found = find(source_fd, expanded.names, work)
         return replace(found, missing=[*expanded.missing, *found.missing])
+
+
+def _batches(view: Path, names: list[str]) -> Generator[Batch, None, None]:
+    with _roots(view) as (root_fd,):
+        yield from batches(root_fd, names)
+
+
+def _digest(view: Path, path: str, offset_bytes: int, length_bytes: int) -> DigestInfo:
+    with _roots(view) as (root_fd,):
+        return digest_range(root_fd, path, offset_bytes, length_bytes)
 
 
 def _compare(view: Path, volume: Path, names: list[str], placing: Placing, work: Work) -> Compared:

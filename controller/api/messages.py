@@ -25,6 +25,16 @@ from controller.api.base import Name as Name
 from controller.api.base import Params as Params
 from controller.api.base import Progress as Progress
 from controller.api.codes import Code, Verdict
+from controller.api.looking import Differences as Differences
+from controller.api.looking import DigestInfo as DigestInfo
+from controller.api.looking import FsDigest as FsDigest
+from controller.api.looking import FsEntries as FsEntries
+from controller.api.looking import FsList as FsList
+from controller.api.looking import LookDiff as LookDiff
+from controller.api.looking import LookList as LookList
+from controller.api.looking import LookPiece as LookPiece
+from controller.api.looking import LookRead as LookRead
+from controller.api.looking import LookStart as LookStart
 from controller.api.recovery import DatabaseInfo as DatabaseInfo
 from controller.api.recovery import DatabaseState as DatabaseState
 from controller.api.recovery import DbRecover as DbRecover
@@ -229,6 +239,8 @@ class JobKind(enum.StrEnum):
 
     BACKUP = "backup"
     RESTORE = "restore"
+    LOOK = "look"
+    """A view of a backup, open for a while to be looked at."""
     WHOLE = "whole"
     """A restore of the whole volume."""
 

@@ -33,10 +33,10 @@ def plan_parts(plan: m.RestorePlan) -> list[Table]:
         details(
             [
                 ("data set", plan.data_set),
+                ("from", _backup(plan.backup_label, plan.backup_pair, plan.backup_at)),
                 ("whole volume", plan.whole),
                 ("second from third", format_size(plan.second_union_bytes) if plan.whole else ""),
                 ("files", str(plan.file_count) if plan.file_count else ""),
-                ("from", _backup(plan.backup_label, plan.backup_pair, plan.backup_at)),
                 ("to copy", format_size(plan.bytes_to_copy)),
                 ("to", "" if plan.whole else plan.to or "their own places"),
                 ("not in the backup", ", ".join(plan.missing)),
@@ -73,11 +73,11 @@ def receipt_parts(receipt: m.Receipt) -> list[Table]:
                 ("kind", receipt.kind.value),
                 ("data set", receipt.data_set),
                 ("label", receipt.label),
-                ("files", str(count) if restored else ""),
                 ("backup", _backup("", receipt.backup_pair, receipt.backup_at)),
                 ("in place of", receipt.replaced),
                 ("whole volume", receipt.whole),
                 ("second from third", second),
+                ("files", str(count) if restored else ""),
                 ("the same already", str(receipt.unchanged_count) if restored else ""),
                 ("to", (receipt.to or "their own places") if restored else ""),
                 ("file bytes", format_size(receipt.file_bytes) if restored else ""),
@@ -108,13 +108,13 @@ def receipt_parts(receipt: m.Receipt) -> list[Table]:
     return parts
 
 
-def _moment(unix_s: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(unix_s)) if unix_s else ""
-
-
 def _backup(label: str, pair: str, at: float) -> str:
     words = [f"'{label}'" if label else "", pair, f"of {_moment(at)}" if at else ""]
     return " ".join(word for word in words if word)
+
+
+def _moment(unix_s: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(unix_s)) if unix_s else ""
 
 
 def _files(files: list[m.RestoredFile], count: int) -> Table:

@@ -39,6 +39,8 @@ from hostagent.records import RecordError, RecordStore
 
 MAX_ENDED = 50
 """Ended jobs that are remembered."""
+MAX_ENDED_LOOKS = 3
+"""Looks leave no receipt, and would crowd those out that do."""
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -214,7 +216,9 @@ class JobEngine:
     async def _forget_old(self) -> None:
         ended = [j.context.record for j in self._jobs.values()]
         ended = sorted((r for r in ended if r.phase is Phase.ENDED), key=lambda r: r.ended_at)
-        for record in ended[: max(0, len(ended) - MAX_ENDED)]:
+        looks = [record for record in ended if record.kind is JobKind.LOOK]
+        ended = [record for record in ended if record.kind is not JobKind.LOOK]
+        for record in ended[:-MAX_ENDED] + looks[:-MAX_ENDED_LOOKS]:
             del self._jobs[record.id]
             self._ports.forget(record.id)
             await self._blocking.run(self._store.delete, record.id)

@@ -5,11 +5,12 @@ Owns the words between the jobs and the daemon that wires them. Must not do anyt
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from controller.api.looking import DigestInfo
 from controller.api.messages import DatabaseInfo, Info, JobInfo, Params
 from hostagent.attach.attacher import LunAddress
 from hostagent.config import DataSetConfig
@@ -20,6 +21,7 @@ from hostagent.copying.patterns import Asked
 from hostagent.copying.placing import Placing
 from hostagent.copying.verify import Verified
 from hostagent.copying.walk import Found
+from hostagent.looking.listing import Batch
 from hostagent.recovery.files import FileSet
 
 
@@ -41,6 +43,14 @@ class RestoreHost(Protocol):
 
     async def find(self, view: Path, asked: list[Asked], work: Work) -> Found:
         """Look for the named files and what patterns match."""
+
+    def batches(self, view: Path, names: list[str], work: Work) -> AsyncIterator[Batch]:
+        """The named files as entries, directory by directory."""
+
+    async def digest(
+        self, view: Path, path: str, offset_bytes: int, length_bytes: int
+    ) -> DigestInfo:
+        """SHA-256 of a part of a file."""
 
     async def compare(
         self, view: Path, volume: Path, names: list[str], placing: Placing, work: Work

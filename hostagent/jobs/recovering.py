@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from controller.api import messages as m
-from hostagent.copying.names import from_wire, to_wire
+from controller.api.file_names import from_wire, to_wire
 from hostagent.errors import FinalError, HostError
 from hostagent.jobs.context import JobContext
 from hostagent.jobs.record import JobRecord

@@ -2,7 +2,8 @@
 
 Owns the table of steps and what each undoes. The rules:
 
-  - The view of the third is found to hold every named file before anything is touched.
+  - The view of the third is found to hold every named file before anything is touched. A dry
+    run ends there, with the conflicts it can see.
   - What has changed on the second volume since the backup is written down before a byte is
     copied there: a job that goes on after a crash could not tell it any more.
   - Host 1 lets go of the first volume *before* the split, so that no write that host 1 was told
@@ -18,9 +19,10 @@ from __future__ import annotations
 from controller.api import messages as m
 from controller.api.codes import Code
 from controller.api.errors import RejectedError
-from hostagent.copying.names import to_wire
+from controller.api.file_names import to_wire
 from hostagent.errors import MissingFilesError
 from hostagent.jobs import views
+from hostagent.jobs.conflicts import close_now, look_for_conflicts
 from hostagent.jobs.context import JobContext
 from hostagent.jobs.pairs import SPLIT, resync, show_pair
 from hostagent.jobs.recovering import databases_of, judge, recover, refuse_parts, start_again
@@ -37,8 +39,8 @@ from hostagent.jobs.restore_files import (
 )
 from hostagent.jobs.restore_plan import plan_of
 from hostagent.jobs.retry import UNANSWERED
-from hostagent.jobs.steps import EndEarlyError, JobTable, Step
-from hostagent.jobs.survey import choose_source
+from hostagent.jobs.steps import JobTable, Step
+from hostagent.jobs.survey import choose_source, source_of
 
 # ---------------------------------------------------------------- before anything is touched
 
@@ -103,8 +105,6 @@ async def find(context: JobContext) -> None:
     if found.missing:
         raise MissingFilesError(found.missing)
     await refuse_parts(context, path, found.names, place_of(context), policy_of(context))
-    if record.params["dry_run"]:
-        raise EndEarlyError
 
 
 # ---------------------------------------------------------------- host 1 lets go, the pair splits
@@ -188,6 +188,9 @@ async def receipt(context: JobContext) -> None:
         job=record.id,
         kind=record.kind,
         data_set=record.data_set,
+        label=source_of(context).label,
+        backup_pair=source_of(context).pair,
+        backup_at=source_of(context).taken_at,
         files=[m.RestoredFile.model_validate(file) for file in facts["files"]],
         file_count=facts["files_count"],
         unchanged_count=facts["unchanged"],
@@ -214,6 +217,7 @@ RESTORE = JobTable(
         Step("open-view", open_view, undo=close_view),
         Step("mount-view", mount_view, undo=unmount_view),
         Step("find", find),
+        Step("conflicts", look_for_conflicts, undo=close_now),
         Step("release", release, undo=reclaim),
         Step("split", split, undo=undo_split),
         Step("mount-second", mount_second, undo=unmount_second),

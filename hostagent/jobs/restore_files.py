@@ -12,10 +12,10 @@ from typing import Any
 
 from controller.api import messages as m
 from controller.api.codes import Code
+from controller.api.file_names import from_wire, to_wire
 from hostagent.attach.attacher import address_of
 from hostagent.copying.beneath import requested_path, shown
 from hostagent.copying.comparing import Compared
-from hostagent.copying.names import from_wire, to_wire
 from hostagent.copying.patterns import Asked, asked_path
 from hostagent.copying.placing import Placing
 from hostagent.copying.walk import MAX_LISTED, MAX_LISTED_BYTES, Listed

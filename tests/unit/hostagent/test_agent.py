@@ -15,6 +15,9 @@ from controller.service.bus import Answer
 from hostagent.agent import Agent
 from hostagent.config import AgentConfig
 from hostagent.first_volumes import FirstVolumeKeeper
+from hostagent.looking.desk import LookDesk
+from hostagent.looking.first import FirstFiles
+from hostagent.looking.verbs import LookVerbs
 from hostagent.programs import Blocking
 from hostagent.recovery.keeper import DatabaseKeeper
 from tests.unit.hostagent.world import DATA_SET, World
@@ -30,7 +33,10 @@ class Kit:
         first = cast("FirstVolumeKeeper", None)
         databases = cast("DatabaseKeeper", None)
         self.jobs = self.world.engine(directory / "jobs", self.blocking)
-        self.agent = Agent(config, first, databases, self.jobs, self.world)
+        rooms = self.world.rooms
+        desk = LookDesk(rooms, self.blocking, self.world)
+        looking = LookVerbs(FirstFiles(first, self.blocking), desk, rooms, self.jobs)
+        self.agent = Agent(config, first, databases, self.jobs, self.world, looking)
 
     async def ask(self, verb: str, **params: Any) -> Answer:
         model = VERBS[verb].params.model_validate(params)

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from controller.api.codes import Code
+from controller.api.file_names import from_wire, to_wire
 from hostagent.copying import patterns
 from hostagent.copying.content import Work
-from hostagent.copying.names import from_wire, to_wire
 from hostagent.copying.patterns import Expanded, asked_path, expand
 from hostagent.errors import HostError, InterruptedWorkError, PathRefusedError
 

@@ -7,7 +7,7 @@ fail or to end the engine at a chosen moment. What jobs may never do is asserted
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,9 +16,11 @@ from typing import Any
 from controller.api import messages as m
 from controller.api.codes import Code
 from controller.api.errors import RejectedError
+from controller.api.looking import FsEntry
 from controller.api.messages import PairState as P
 from hostagent.attach.attacher import LunAddress
 from hostagent.config import DataSetConfig
+from hostagent.copying.beneath import parent_of
 from hostagent.copying.comparing import Compared
 from hostagent.copying.content import Work
 from hostagent.copying.copier import Copied
@@ -30,9 +32,12 @@ from hostagent.errors import HostError
 from hostagent.jobs.backup import BACKUP
 from hostagent.jobs.context import JobContext
 from hostagent.jobs.engine import JobEngine
+from hostagent.jobs.look import look_table
 from hostagent.jobs.ports import Ports
 from hostagent.jobs.restore import RESTORE
 from hostagent.jobs.steps import JobTable, Step, StepWork
+from hostagent.looking.listing import Batch
+from hostagent.looking.rooms import Rooms
 from hostagent.programs import Blocking
 from hostagent.records import RecordStore
 from hostagent.recovery.files import FileSet
@@ -57,6 +62,14 @@ GIB = 1 << 30
 
 class KilledError(BaseException):
     """The agent dies here."""
+
+
+def _entry(name: str, content: str) -> FsEntry:
+    """A file of 10 bytes whose content can't be told from its metadata."""
+    return FsEntry(
+        name=name, mode=0o100644, uid=0, gid=0, size_bytes=10, mtime_ns=1,
+        ctime_ns=hash(content), inode=1, links=1,
+    )  # fmt: skip
 
 
 class FakeClock:
@@ -105,6 +118,10 @@ class World:
     recoveries: list[bool] = field(default_factory=list)
     """Each recovery that was asked for: whether with a check."""
     max_conflicts: int = 100
+    rooms: Rooms = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rooms = Rooms(self.clock)
 
     def moment(self, what: str) -> None:
         if self.kill_at(what):
@@ -266,10 +283,25 @@ class World:
             portals=["127.0.0.1:3260"],
         )
 
+    def fs_list(self, node: str, params: m.FsList) -> m.FsEntries:
+        assert node == "h1"
+        entries = [
+            _entry(parent_of(path)[1], content)
+            for path, content in sorted(self.first.items())
+            if parent_of(path)[0] == params.directory
+            and (not params.names or parent_of(path)[1] in params.names)
+        ]
+        return m.FsEntries(entries=entries, more=False)
+
+    def fs_digest(self, node: str, params: m.FsDigest) -> m.DigestInfo:
+        assert node == "h1"
+        return m.DigestInfo(length_bytes=params.length_bytes, digest=self.first[params.path])
+
     # -- host 2
 
     def _files(self, key: str) -> dict[str, str]:
-        return self.second if self.mounted[key] == "v2" else self.third
+        seconds = self.mounted[key] == "v2" or key.startswith("now-")
+        return self.second if seconds else self.third
 
     async def mount(self, key: str, address: LunAddress, data_set: DataSetConfig) -> Path:
         self.moment("before mount")
@@ -295,6 +327,18 @@ class World:
             missing += [] if found else [one.path]
         named = [Listed(n, "file", 10) for n in names]
         return Found(named, missing, 10 * len(named), len(named), names)
+
+    async def batches(self, view: Path, names: list[str], work: Work) -> AsyncIterator[Batch]:
+        there = self._files(view.name)
+        for name in names:
+            directory, last = parent_of(name)
+            yield Batch(directory, [_entry(last, there[name])])
+
+    async def digest(
+        self, view: Path, path: str, offset_bytes: int, length_bytes: int
+    ) -> m.DigestInfo:
+        content = self._files(view.name)[path]
+        return m.DigestInfo(length_bytes=length_bytes, digest=content)
 
     async def compare(
         self, view: Path, volume: Path, names: list[str], placing: Placing, work: Work
@@ -391,6 +435,7 @@ class World:
         tables = {
             m.JobKind.BACKUP: self._watched(BACKUP),
             m.JobKind.RESTORE: self._watched(RESTORE),
+            m.JobKind.LOOK: self._watched(look_table(self.rooms)),
         }
         return JobEngine("h2", tables, RecordStore(directory), blocking, self.ports())
 
