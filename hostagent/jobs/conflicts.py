@@ -14,13 +14,14 @@ from controller.api import messages as m
 from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from controller.api.file_names import from_wire
-from hostagent.copying.beneath import joined
+from hostagent.copying.beneath import joined, shown
 from hostagent.copying.comparing import MAX_CONFLICTS, Compared
 from hostagent.copying.placing import Placing
+from hostagent.errors import ConflictsError
 from hostagent.jobs import views
 from hostagent.jobs.context import JobContext
 from hostagent.jobs.pairs import show_volume
-from hostagent.jobs.restore_files import conflicts_of, names_of, placing_of
+from hostagent.jobs.restore_files import conflicts_of, names_of, placing_of, policy_of
 from hostagent.jobs.steps import EndEarlyError
 from hostagent.looking.listing import Batch
 from hostagent.looking.now import NowFiles, first_difference
@@ -28,23 +29,33 @@ from hostagent.looking.telling import kind_of, metadata_differences, other_kind,
 
 
 async def look_for_conflicts(context: JobContext) -> None:
-    """Complete the plan of a dry run, which ends here."""
-    if not context.record.params["dry_run"]:
+    """Complete the plan of a dry run, which ends here.
+
+    A restore that is told to fail on conflicts looks as well: what it finds now costs host 1
+    nothing. It looks again before it copies, when nobody else can write.
+    """
+    dry_run = context.record.params["dry_run"]
+    failing = policy_of(context) is m.Conflict.FAIL
+    if not dry_run and not failing:
         return
-    assert context.record.plan is not None
+    plan = context.record.plan
+    assert plan is not None
     try:
         compared = await _compare(context)
     except RejectedError as exc:
-        told = {"conflicts_unknown": exc.message}
-        context.record.plan = context.record.plan.model_copy(update=told)
+        context.record.plan = plan.model_copy(update={"conflicts_unknown": exc.message})
     else:
-        context.record.plan = context.record.plan.model_copy(
-            update={
-                "conflicts": conflicts_of(context, compared),
-                "conflict_count": compared.changed_count,
-            }
-        )
-    raise EndEarlyError
+        told = {
+            "conflicts": conflicts_of(context, compared),
+            "conflict_count": compared.changed_count,
+        }
+        context.record.plan = plan.model_copy(update=told)
+        if failing and not dry_run and compared.changed:
+            raise ConflictsError([shown(one.path) for one in compared.changed])
+    if dry_run:
+        raise EndEarlyError
+    # The second volume can't be written while a view of it is open.
+    await close_now(context)
 
 
 async def close_now(context: JobContext) -> None:

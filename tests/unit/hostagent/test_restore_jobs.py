@@ -6,7 +6,9 @@ import pytest
 
 from controller.api import messages as m
 from controller.api.codes import Code
+from controller.api.errors import RejectedError
 from controller.api.messages import JobKind, JobState
+from controller.api.messages import PairState as P
 from hostagent.copying.patterns import Asked
 from hostagent.jobs.engine import JobEngine
 from hostagent.jobs.restore import RESTORE
@@ -75,14 +77,45 @@ async def test_what_is_skipped_stays_and_is_named(kit: Kit, world: World) -> Non
     assert [(c.path, c.action) for c in info.receipt.conflicts] == [("a", "skip")]
 
 
-async def test_told_to_fail_it_names_what_changed_and_undoes_everything(
-    kit: Kit, world: World
+@pytest.mark.parametrize("start", [P.PAIR, P.PSUS])
+async def test_told_to_fail_it_names_what_changed_before_host_1_lets_go(
+    kit: Kit, world: World, start: P
 ) -> None:
+    world.remote = start
     info = await kit.run(JobKind.RESTORE, restore_params("a", conflict="fail"))
     assert (info.state, info.code) == (JobState.FAILED, Code.WRONG_STATE)
-    assert info.error == "compare: changed since the backup: a"
+    assert info.error == "conflicts: changed since the backup: a"
     assert "--conflict" in info.next_step
+    assert "fs.release" not in world.calls
+    assert world.remote is start
+    world.remote = P.PAIR
     untouched(world)
+
+
+@pytest.mark.parametrize("start", [P.PAIR, P.PSUS])
+async def test_told_to_fail_it_looks_again_when_nobody_else_can_write(
+    kit: Kit, world: World, start: P
+) -> None:
+    world.remote = start
+    looks = "fs.list" if start is P.PAIR else "view.open"
+    world.faults[looks] = [RejectedError(Code.WRONG_STATE, "not now")]
+    if start is P.PSUS:
+        # The first view is the backup's.
+        world.faults["compare"] = [RejectedError(Code.WRONG_STATE, "not now")]
+        del world.faults["view.open"]
+    info = await kit.run(JobKind.RESTORE, restore_params("a", conflict="fail"))
+    assert info.error == "compare: changed since the backup: a"
+    assert not world.views
+    assert world.first_mounted
+    assert world.remote is start
+
+
+async def test_told_to_fail_and_nothing_has_changed(kit: Kit, world: World) -> None:
+    world.remote = P.PSUS
+    world.third["gone"] = "back"
+    info = await kit.run(JobKind.RESTORE, restore_params("gone", conflict="fail"))
+    assert info.state is JobState.DONE, info
+    assert world.first["gone"] == "back"
 
 
 async def test_more_conflicts_than_can_be_remembered_are_refused(kit: Kit, world: World) -> None:
