@@ -18,7 +18,8 @@ from hostagent.jobs.context import JobContext
 from hostagent.jobs.record import JobRecord
 from hostagent.recovery.files import FileSet, named_sets
 
-POLL_S = 0.25
+FIRST_POLL_S = 0.25
+MAX_POLL_S = 5.0
 _SETS = "database_sets"
 _FOUND = "databases"
 
@@ -100,6 +101,7 @@ async def _recovered(context: JobContext, *, check: bool) -> list[m.DatabaseInfo
     asked = await context.ask(data_set.host1, "db.recover", params, m.RecoveryInfo, key)
     if not asked.concerned:
         return []
+    pause_s = FIRST_POLL_S
     while True:
         info = await _show(context)
         if info.job != record.id:
@@ -117,7 +119,9 @@ async def _recovered(context: JobContext, *, check: bool) -> list[m.DatabaseInfo
         if message and message != record.message:
             record.message = message
             context.publish()
-        await context.ports.pause(POLL_S)
+        await context.ports.pause(pause_s)
+        # A check may take hours.
+        pause_s = min(MAX_POLL_S, pause_s * 1.1)
 
 
 async def _show(context: JobContext) -> m.RecoveryInfo:

@@ -13,10 +13,10 @@ from typing import Protocol
 from controller.api import messages as m
 from controller.api.errors import RejectedError
 from hostagent.errors import HostError, listed
-from hostagent.filesystem.holders import holders_of
 from hostagent.programs import Blocking, need_program
 from hostagent.recovery.commands import run
 from hostagent.recovery.config import DatabaseConfig
+from hostagent.recovery.processes import users_of
 from hostagent.recovery.recipe import Checked, Quiesced, Recipe
 
 POLL_S = 0.2
@@ -68,9 +68,8 @@ class Database:
         return bool(await self._holders())
 
     async def _holders(self) -> list[str]:
-        holders = await self._blocking.run(holders_of, self._recipe.place.directory)
-        names = self._recipe.servers
-        return [who for who in holders if not names or who.partition(" (")[0] in names]
+        recipe = self._recipe
+        return await self._blocking.run(users_of, recipe.place.directory, recipe.servers)
 
     def tell(self, state: m.DatabaseState, **more: object) -> m.DatabaseInfo:
         """Remember and return how it is."""
