@@ -57,6 +57,7 @@ class Agent:
             "job.list": self._job_list,
             "job.show": self._job_show,
             "job.cancel": self._job_cancel,
+            "job.resume": self._job_resume,
             **looking.verbs,
         }
 
@@ -103,9 +104,7 @@ class Agent:
         return Answer(result=self._databases.show(params.data_set))
 
     async def _db_recover(self, params: m.DbRecover, _request: Request) -> Answer:
-        info, began = await self._databases.recover(
-            params.data_set, params.job, check=params.check
-        )
+        info, began = await self._databases.recover(params.data_set, params.job, check=params.check)
         return _answer(info, began, "the recovery has begun", "the recovery has begun already")
 
     async def _job_backup(self, params: m.BackupStart, request: Request) -> Answer:
@@ -148,6 +147,10 @@ class Agent:
     async def _job_cancel(self, params: m.Named, _request: Request) -> Answer:
         info, changed = await self._jobs.cancel(params.name)
         return _answer(info, changed, "the job is being undone", f"the job is {info.state.value}")
+
+    async def _job_resume(self, params: m.Named, _request: Request) -> Answer:
+        info, changed = await self._jobs.resume(params.name)
+        return _answer(info, changed, "the job goes on", "the job is running")
 
     def _known(self, name: str) -> DataSetConfig:
         data_set = self._config.find(name)

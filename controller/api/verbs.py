@@ -68,5 +68,6 @@ VERBS: dict[str, Verb] = {
         Verb("job.list", _A, m.Empty, m.JobList, durable=False),
         Verb("job.show", _A, m.Named, m.JobInfo, durable=False),
         Verb("job.cancel", _A, m.Named, m.JobInfo, durable=True),
+        Verb("job.resume", _A, m.Named, m.JobInfo, durable=True),
     )
 }

@@ -105,6 +105,23 @@ def cancel(session: Session, ref: Ref) -> None:
     report_change(session, session.run(work), m.JobInfo, f"job '{ref.name}' is being cancelled")
 
 
+@job.command("resume")
+@_JOB
+@WAIT
+@click.pass_context
+def resume(ctx: click.Context, ref: Ref, wait: bool) -> None:
+    """Go on with a job that failed where only forward was possible."""
+    session = ctx.find_object(Session)
+    assert session is not None
+
+    async def work(client: ApiClient) -> m.JobInfo:
+        node = (await find_job(client, ref)).node
+        params = m.Named(name=ref.name)
+        return await start_job(session, client, node, "job.resume", params, wait)
+
+    report_job(ctx, session, session.run(work))
+
+
 async def start_job(
     session: Session, client: ApiClient, node: str, verb: str, params: m.Params, wait: bool
 ) -> m.JobInfo:

@@ -106,14 +106,7 @@ class JobEngine:
         known = self._jobs.get(job_id)
         if known is not None:
             return known.context.info(), False
-        for other in self._jobs.values():
-            record = other.context.record
-            if record.data_set == data_set.name and record.phase is not Phase.ENDED:
-                raise RejectedError(
-                    Code.IN_USE,
-                    f"job {record.id} is working on '{data_set.name}'",
-                    f"wait for it with `trilun job show {record.id}`, or cancel it",
-                )
+        self._check_free(data_set.name)
         record = JobRecord(
             id=job_id,
             kind=kind,
@@ -161,6 +154,26 @@ class JobEngine:
         turned.cancel()
         return job.context.info(), True
 
+    async def resume(self, job_id: str) -> tuple[JobInfo, bool]:
+        """Go on with a job that failed where only forward is possible; False when it runs."""
+        job = self._find(job_id)
+        record = job.context.record
+        if record.phase is not Phase.ENDED:
+            return job.context.info(), False
+        if record.ends_as is not JobState.FAILED or not job.context.committed:
+            raise RejectedError(
+                Code.WRONG_STATE,
+                f"job {job_id} has ended, with nothing left to be gone on with",
+                "give its command again",
+            )
+        self._check_free(record.data_set)
+        record.phase, record.ends_as, record.ended_at = Phase.FORWARD, JobState.RUNNING, 0.0
+        record.error, record.code, record.next_step = "", Code.OK, ""
+        record.round += 1
+        await job.context.save()
+        self._start(job)
+        return job.context.info(), True
+
     async def wait(self, job_id: str) -> JobInfo:
         """Wait until the job has ended, or the engine is stopped."""
         job = self._find(job_id)
@@ -188,6 +201,16 @@ class JobEngine:
                 Code.NOT_FOUND, f"no job '{job_id}' on {self._node}", "see `trilun job list`"
             )
         return job
+
+    def _check_free(self, data_set: str) -> None:
+        for other in self._jobs.values():
+            record = other.context.record
+            if record.data_set == data_set and record.phase is not Phase.ENDED:
+                raise RejectedError(
+                    Code.IN_USE,
+                    f"job {record.id} is working on '{data_set}'",
+                    f"wait for it with `trilun job show {record.id}`, or cancel it",
+                )
 
     def _add(self, record: JobRecord, data_set: DataSetConfig) -> _Job:
         steps = self._tables[record.kind].names
@@ -260,6 +283,9 @@ class JobEngine:
             record.next_step = exc.next_step
             if context.committed:
                 record.error += "; what was done stays: nothing is undone"
+                if not isinstance(exc, FinalError):
+                    go_on = f"go on with `trilun job resume {record.id}`"
+                    record.next_step = f"{exc.next_step}; then {go_on}".removeprefix("; then ")
                 await self._end(job, JobState.FAILED)
             else:
                 await self._turn(job, JobState.FAILED)

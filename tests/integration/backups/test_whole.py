@@ -216,3 +216,43 @@ async def test_a_backup_that_was_overwritten_meanwhile_is_not_taken_for_itself(
         await kit.in_sync()
         assert kit.a.image("first") == now
         assert kit.b.pair("local").backup_number == 7
+
+
+async def test_what_was_given_up_where_only_forward_is_possible_is_gone_on_with(
+    tmp_path: Path,
+) -> None:
+    """A host 1 that can't mount ends the job; one command goes on, and nothing is copied twice."""
+    async with rig(tmp_path) as kit:
+        image = await backed_up(kit)
+        kit.faults["fs.reclaim"] = [
+            RejectedError(Code.HOST_ERROR, "no such device", "mend it") for _ in range(8)
+        ]
+        info = await kit.restore()
+        assert (info.state, info.step) == (JobState.FAILED, "reclaim")
+        assert "nothing is undone" in info.error
+        assert info.next_step == f"mend it; then go on with `trilun job resume {info.id}`"
+        assert kit.released_for == info.id
+        assert kit.a.image("first") == image
+        engine = kit.engine()
+        await engine.load({"ds": kit.config})
+        resyncs = sum(verb == "pair.resync" for verb, _ in kit.calls)
+        _, changed = await engine.resume(info.id)
+        assert changed
+        assert not (await engine.resume(info.id))[1], "it runs"
+        await restored(kit, image, await engine.wait(info.id))
+        assert sum(verb == "pair.resync" for verb, _ in kit.calls) == resyncs
+        with pytest.raises(RejectedError) as refused:
+            await engine.resume(info.id)
+        assert refused.value.code is Code.WRONG_STATE
+
+
+async def test_what_was_undone_is_not_gone_on_with(tmp_path: Path) -> None:
+    async with rig(tmp_path) as kit:
+        await backed_up(kit)
+        kit.faults["pair.split"] = [RejectedError(Code.HOST_ERROR, "broken", "mend it")]
+        info = await kit.restore()
+        assert (info.state, info.next_step) == (JobState.FAILED, "mend it")
+        engine = kit.engine()
+        await engine.load({"ds": kit.config})
+        with pytest.raises(RejectedError, match="nothing left"):
+            await engine.resume(info.id)
