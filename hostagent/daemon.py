@@ -44,6 +44,7 @@ from hostagent.jobs.engine import JobEngine
 from hostagent.jobs.look import look_table
 from hostagent.jobs.ports import Ports
 from hostagent.jobs.restore import RESTORE
+from hostagent.jobs.steps import JobTable
 from hostagent.jobs.whole import WHOLE
 from hostagent.looking.desk import LookDesk
 from hostagent.looking.first import FirstFiles
@@ -147,14 +148,8 @@ class Daemon:
                 forget=lambda job: bus_box[0].publish_state("job", job, None),
             )
             rooms = Rooms(ports.clock)
-            tables = {
-                m.JobKind.BACKUP: BACKUP,
-                m.JobKind.RESTORE: RESTORE,
-                m.JobKind.WHOLE: WHOLE,
-                m.JobKind.LOOK: look_table(rooms),
-            }
             jobs = JobEngine(
-                config.node, tables, RecordStore(config.state_dir / "jobs"), blocking, ports
+                config.node, _tables(rooms), RecordStore(config.state_dir / "jobs"), blocking, ports
             )
             self._jobs = jobs
             files, desk = FirstFiles(first, blocking), LookDesk(rooms, blocking, nodes)
@@ -211,6 +206,16 @@ class Daemon:
             started_at=time.time(),
             data_sets=self._config.references(),
         )
+
+
+def _tables(rooms: Rooms) -> dict[m.JobKind, JobTable]:
+    """The steps of every kind of job."""
+    return {
+        m.JobKind.BACKUP: BACKUP,
+        m.JobKind.RESTORE: RESTORE,
+        m.JobKind.WHOLE: WHOLE,
+        m.JobKind.LOOK: look_table(rooms),
+    }
 
 
 def _remove_strays(volumes: HostVolumes, first: set[str], jobs: list[m.JobInfo]) -> None:

@@ -83,7 +83,12 @@ def test_every_frame_kind_is_in_the_page() -> None:
 
 @pytest.mark.parametrize(
     ("name", "model"),
-    [("controller", ControllerConfig), ("host1", AgentConfig), ("host2", AgentConfig)],
+    [
+        ("controller", ControllerConfig),
+        ("host1", AgentConfig),
+        ("host2", AgentConfig),
+        ("backups", AgentConfig),
+    ],
 )
 def test_configurations(name: str, model: type[BaseModel]) -> None:
     text = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
