@@ -1,0 +1,86 @@
+"""docs/operating.md: its patterns find what it says, its commands and tables are the program's."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from pathlib import Path, PurePosixPath
+
+import click
+import pytest
+
+from controller.api.looking import MAX_CAT_BYTES, MAX_PIECE_BYTES
+from controller.api.restores import MAX_PATHS, Conflict
+from controller.cli.main import cli
+from hostagent.copying.comparing import MAX_CONFLICTS
+from hostagent.copying.content import Work
+from hostagent.copying.patterns import MAX_VISITED, asked_path, expand
+from hostagent.copying.placing import Placing
+from hostagent.jobs.engine import MAX_ENDED
+
+pytestmark = pytest.mark.plain
+
+ROOT = Path(__file__).resolve().parents[3]
+PAGE = (ROOT / "docs/operating.md").read_text(encoding="utf-8")
+
+
+def section(heading: str) -> str:
+    """A section with everything beneath it."""
+    found = re.search(
+        rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE
+    )
+    assert found, heading
+    return found.group(1)
+
+
+FILES, LOOK = section("Files"), section("Look into a backup")
+PATTERNS = re.findall(r"^\| `([^`]+)` \| ((?:`[^`]+` ?)+)\|$", FILES, re.MULTILINE)
+
+
+def test_the_patterns_are_there() -> None:
+    assert len(PATTERNS) == 8
+
+
+@pytest.mark.parametrize(("pattern", "found"), PATTERNS)
+def test_each_pattern_finds_what_the_page_says(tmp_path: Path, pattern: str, found: str) -> None:
+    for directory in ("books/old", "odd[1]"):
+        (tmp_path / directory).mkdir(parents=True)
+    for name in ("books/a.dat", "books/b.txt", "books/.c.dat", "books/old/d.dat", "star*", "star1"):
+        (tmp_path / name).touch()
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        asked = asked_path(pattern, PurePosixPath("/srv/demo"))
+        names = expand(fd, [asked], Work(lambda _: None, lambda: False)).names
+    finally:
+        os.close(fd)
+    assert sorted(names) == sorted(re.findall(r"`([^`]+)`", found))
+
+
+@pytest.mark.parametrize("line", re.findall(r"^    (trilun .*)$", FILES + LOOK, re.MULTILINE))
+def test_each_command_is_one(line: str) -> None:
+    words = shlex.split(re.sub(r"[\[\]]", "", line) if "[" in line else line)[1:]
+    words = ["1MiB" if word == "SIZE" else word for word in words]
+    command: click.Command = cli
+    context = click.Context(cli, info_name="trilun")
+    while isinstance(command, click.Group):
+        _, found, words = command.resolve_command(context, words)
+        assert found is not None, line
+        command, context = found, click.Context(found, parent=context)
+    command.make_context(command.name, words, parent=context.parent, resilient_parsing=False)
+
+
+def test_the_policies_are_all_there() -> None:
+    named = re.findall(r"^\| `([a-z][a-z-]+)`(?: \(default\))? \|", FILES, re.MULTILINE)
+    assert [Conflict(name) for name in named] == list(Conflict)
+    assert "`keep-both` (default)" in FILES
+    assert Placing("JOB").kept_name("NAME") in FILES
+
+
+def test_the_limits_are_the_programs() -> None:
+    assert f"At most {MAX_PATHS:,} files" in " ".join(FILES.split())
+    assert f"At most {MAX_CONFLICTS:,} can be kept" in FILES
+    assert MAX_VISITED == 1_000_000
+    assert f"the last {MAX_ENDED} that have ended" in FILES
+    assert f"pieces of {MAX_PIECE_BYTES >> 10} KiB" in LOOK
+    assert f"larger than {MAX_CAT_BYTES >> 20} MiB" in LOOK
