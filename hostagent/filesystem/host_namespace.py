@@ -65,7 +65,7 @@ def make_mountpoint(path: Path) -> None:
     if here != there:
         raise HostError(
             f"{path} is not the host's here: the service has a folder of its own in its place",
-            "choose a mountpoint outside of /tmp, /var/tmp and /dev",
+            "choose a mountpoint outside of /tmp and /var/tmp",
         )
 
 
