@@ -39,6 +39,15 @@ class VolumeRecord(BaseModel):
     settled: list[str] = []
 
 
+class GroupRecord(BaseModel):
+    """A consistency group."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name
+    pairs: list[Name]
+
+
 class ViewRecord(BaseModel):
     """A view that was open: dropped at the next start."""
 
@@ -64,6 +73,7 @@ class Contents(BaseModel):
     volumes: list[VolumeRecord] = []
     pairs: list[PairRecord] = []
     views: list[ViewRecord] = []
+    groups: list[GroupRecord] = []
 
 
 class Catalogue:

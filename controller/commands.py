@@ -16,6 +16,7 @@ from controller.api import messages as m
 from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from controller.api.verbs import VERBS
+from controller.group_commands import GroupCommands
 from controller.outcome import Outcome, done, no_op
 from controller.pair_commands import ACCEPT, PASSED_ON, PairCommands
 from controller.stillness import changing_pair
@@ -40,6 +41,7 @@ class Commands:
             "view.open": self._view_open,
             "view.close": self._view_close,
             **self._pair_commands.verbs,
+            **GroupCommands(node.groups).verbs,
         }
 
     async def carry_out(self, verb: str, params: m.Params) -> Outcome:

@@ -18,6 +18,7 @@ from controller.api.topics import StateKind
 from controller.catalogue import Catalogue
 from controller.commands import Commands
 from controller.exports import Exporter
+from controller.groups import Groups
 from controller.infos import pair_info, volume_info
 from controller.link.calls import PeerCalls
 from controller.link.channel import Control, Receiver
@@ -117,6 +118,7 @@ class Node:
             world.boot_id,
         )
         self.pairs = Pairs(self.volumes, world.meta_disk, self.catalogue, world.clock, self)
+        self.groups = Groups(self.name, self.pairs, self.catalogue)
         self.pairing = Pairing(self.pairs, self.volumes, self.catalogue, world.new_id)
         self.links = Links(
             self.name,

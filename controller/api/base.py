@@ -16,6 +16,19 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Bytes = Annotated[int, Field(ge=0)]
 
 
+class PairState(enum.StrEnum):
+    """The trade's pair states, as each side shows its own."""
+
+    SMPL = "SMPL"
+    COPY = "COPY"
+    PAIR = "PAIR"
+    PSUS = "PSUS"
+    PSUE = "PSUE"
+    SSUS = "SSUS"
+    SSWS = "SSWS"
+    RCPY = "RCPY"
+
+
 class Direction(enum.StrEnum):
     """Which way a resync copies."""
 

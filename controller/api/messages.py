@@ -22,9 +22,15 @@ from controller.api.base import Bytes as Bytes
 from controller.api.base import Direction as Direction
 from controller.api.base import Info as Info
 from controller.api.base import Name as Name
+from controller.api.base import PairState as PairState
 from controller.api.base import Params as Params
 from controller.api.base import Progress as Progress
 from controller.api.codes import Code, Verdict
+from controller.api.groups import GroupCreate as GroupCreate
+from controller.api.groups import GroupInfo as GroupInfo
+from controller.api.groups import GroupList as GroupList
+from controller.api.groups import GroupResync as GroupResync
+from controller.api.groups import GroupSplit as GroupSplit
 from controller.api.looking import Differences as Differences
 from controller.api.looking import DigestInfo as DigestInfo
 from controller.api.looking import FsDigest as FsDigest
@@ -55,19 +61,6 @@ from controller.api.verify import VerifyState as VerifyState
 API_VERSION = 1
 BLOCK_BYTES = 4096
 MAX_VOLUME_BYTES = 64 << 40
-
-
-class PairState(enum.StrEnum):
-    """The trade's pair states, as each side shows its own."""
-
-    SMPL = "SMPL"
-    COPY = "COPY"
-    PAIR = "PAIR"
-    PSUS = "PSUS"
-    PSUE = "PSUE"
-    SSUS = "SSUS"
-    SSWS = "SSWS"
-    RCPY = "RCPY"
 
 
 class Role(enum.StrEnum):

@@ -19,6 +19,7 @@ from controller.api.errors import RejectedError
 from controller.cli.backup import backup
 from controller.cli.completion import PROGRAM, completion
 from controller.cli.databases import db
+from controller.cli.groups import group
 from controller.cli.jobs import job
 from controller.cli.look import cat, diff, ls
 from controller.cli.output import print_error
@@ -69,7 +70,7 @@ def cli(
     session.timeout_s = timeout_s
 
 
-for _command in (volume, pair, backup, restore, job, ls, cat, diff, db, status, completion):
+for _command in (volume, pair, group, backup, restore, job, ls, cat, diff, db, status, completion):
     cli.add_command(_command)
 for _command in (takeover, swap):
     pair.add_command(_command)

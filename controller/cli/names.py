@@ -116,7 +116,7 @@ class RateType(click.ParamType[int]):
 # ---------------------------------------------------------------- completion
 
 
-def _root_session(ctx: click.Context) -> Session:
+def root_session(ctx: click.Context) -> Session:
     """The global options as far as they are typed already (callbacks don't run here)."""
     params = ctx.find_root().params
     broker = params.get("broker")
@@ -138,7 +138,7 @@ def _complete_states(kind: topics.StateKind) -> Completer:
         with_node = "/" in incomplete
         return [
             name
-            for name in quietly(_root_session(ctx), names)
+            for name in quietly(root_session(ctx), names)
             if name.startswith(incomplete) and ("/" in name) == with_node
         ]
 
@@ -157,7 +157,7 @@ def complete_node(ctx: click.Context, _param: click.Parameter, incomplete: str) 
         nodes = await client.discover()
         return [n for n, status in nodes.items() if status.kind is NodeKind.CONTROLLER]
 
-    return [n for n in quietly(_root_session(ctx), names) if n.startswith(incomplete)]
+    return [n for n in quietly(root_session(ctx), names) if n.startswith(incomplete)]
 
 
 def complete_data_set(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
@@ -167,7 +167,7 @@ def complete_data_set(ctx: click.Context, _param: click.Parameter, incomplete: s
         nodes = await client.discover()
         return sorted({ref.name for status in nodes.values() for ref in status.data_sets})
 
-    return [n for n in quietly(_root_session(ctx), names) if n.startswith(incomplete)]
+    return [n for n in quietly(root_session(ctx), names) if n.startswith(incomplete)]
 
 
 def complete_node_slash(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:

@@ -15,6 +15,13 @@ class SplitBegun:
     """A split whose instant has passed has to be made durable."""
 
 
+@dataclass(frozen=True, slots=True)
+class TakeBack:
+    """A split of a group that did not reach all of its pairs is undone."""
+
+    reason: str
+
+
 class Unguard:
     """The source of a pair that the guard split is in sync again."""
 

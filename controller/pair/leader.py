@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from controller.api.codes import Code, Verdict
+from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from controller.api.messages import Direction, PairState, Role
 from controller.pair import messages as msg
@@ -17,12 +17,12 @@ from controller.pair.asked import Asked
 from controller.pair.choice import choose
 from controller.pair.generations import How
 from controller.pair.roles import TAKEN_OVER, ways_back
+from controller.pair.splitting import Splitting
 from controller.pair.standing import split_news
-from controller.pair.table import Answer, Command
+from controller.pair.table import Command
 from controller.volume.store import StoreError, finished
 
 if TYPE_CHECKING:
-    from controller.pair.conversation import Reply
     from controller.pair.owner import PairOwner
 
 
@@ -33,71 +33,9 @@ class Leader:
         self._owner = owner
         self._side = owner.side
         self._record = owner.record
-        self._split_done: Reply | None = None
+        self.splitting = Splitting(owner, self.resync)
 
     # ------------------------------------------------------------ commands
-
-    async def split(self, asked: Asked) -> None:
-        """Stop mirroring; the other side is told at this point of the stream."""
-        first_time = self._record.state is not PairState.PSUS
-        self.begin_split(asked.label, writable=asked.writable)
-        if first_time:
-            self._record.split_at, self._record.backup_number = asked.at, asked.number
-        await self.complete_split()
-
-    def begin_split(self, label: str, *, writable: bool) -> None:
-        """The instant of the split: between two writes (law L11)."""
-        record = self._record
-        first_time = record.state is not PairState.PSUS
-        self._side.part()
-        if first_time:
-            record.label = label
-        record.goal = "split"
-        record.halted = False
-        record.guarded = False
-        record.writable = writable
-        self._owner.set_state(PairState.PSUS)
-        self._send_split()
-
-    def _send_split(self) -> None:
-        record = self._record
-        if self._side.channel is not None:
-            self._split_done = self._owner.talk.awaiting(msg.SplitDone)
-            self._owner.talk.send(
-                msg.Split(writable=record.writable, label=record.label, baseline=record.baseline)
-            )
-
-    async def complete_split(self) -> None:
-        """Make the split durable on both sides, as far as the other one can be reached."""
-        reply, self._split_done = self._split_done, None
-        if reply is None:
-            self._record.reason = "the other side will be told when the link is back"
-        await self._owner.services.commit()
-        if reply is not None:
-            await self._owner.talk.settled(reply)
-
-    async def mark(self, mark: msg.Mark) -> Answer:
-        """Put a backup's mark into the stream."""
-        if self._record.state is not PairState.PAIR or self._side.channel is None:
-            raise RejectedError(
-                Code.WRONG_STATE,
-                f"pair '{self._record.name}' is in {self._record.state}, a backup needs PAIR",
-                f"bring it in sync: trilun pair resync {self._record.name}, then trilun pair wait",
-            )
-        reply = self._owner.talk.awaiting(msg.Marked)
-        self._owner.talk.send(mark)
-        if mark.split_remote:
-            # In the same step: nothing comes between the two in the stream (law L11).
-            self.begin_split(mark.label, writable=False)
-            self._record.split_at = mark.at
-            await self.complete_split()
-        marked = await self._owner.talk.settled(reply)
-        assert isinstance(marked, msg.Marked)
-        if marked.error:
-            if mark.split_remote:
-                await self.resync(Asked(Command.RESYNC), automatic=False)
-            raise RejectedError(Code(marked.code), marked.error)
-        return Answer(Verdict.ACCEPTED, self._record.state, "marked")
 
     async def resync(self, asked: Asked, *, automatic: bool) -> None:
         """Decide by the generations, then copy the way that was decided."""
@@ -357,8 +295,8 @@ class Leader:
             owner.roles.other_took_over()
         elif record.goal == "split":
             if report.state is not PairState.SSUS:
-                self._send_split()
-                await self.complete_split()
+                self.splitting.tell()
+                await self.splitting.complete()
                 report = await self.ask_report()
             self._side.peer_suspended = True
             if record.state is PairState.PSUE and not record.halted:

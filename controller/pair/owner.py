@@ -23,12 +23,12 @@ from controller.pair.auditor import Auditor
 from controller.pair.conversation import Conversation, LinkLost
 from controller.pair.follower import Follower
 from controller.pair.generations import Rule
-from controller.pair.inbox import Delivered, SplitBegun, Unguard
+from controller.pair.inbox import Delivered, SplitBegun, TakeBack, Unguard
 from controller.pair.leader import Leader
 from controller.pair.roles import Roles
 from controller.pair.services import PairServices
 from controller.pair.side import PairSide
-from controller.pair.standing import name_the_victim, report_of, split_brain
+from controller.pair.standing import check_generation, name_the_victim, report_of, split_brain
 from controller.pair.table import Answer, Command, Event, after, answer, for_role
 from controller.volume.store import StoreError, finished
 from targets.lun import Access
@@ -120,13 +120,19 @@ class PairOwner:
             ) from None
         return await done
 
-    def begin_split(self, label: str, at: float = 0.0, number: int = 0) -> asyncio.Future[Answer]:
+    def begin_split(
+        self, label: str, at: float = 0.0, number: int = 0, *, writable: bool = False
+    ) -> asyncio.Future[Answer]:
         """Split now, inside this call; the future ends when that is durable on both sides."""
         done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._leader.begin_split(label, writable=False)
+        self._leader.splitting.begin(label, writable=writable)
         self.record.split_at, self.record.backup_number = at, number
         self._inbox.put_nowait((SplitBegun(), done))
         return done
+
+    def take_back_split(self, reason: str) -> None:
+        """Mirror again: the other pairs of a group could not be split."""
+        self.post(TakeBack(reason))
 
     def resume_guarded(self) -> None:
         """What the guard split may follow its source again (law L7)."""
@@ -321,7 +327,7 @@ class PairOwner:
         if isinstance(item, Asked):
             return await self._command(item)
         if isinstance(item, msg.Mark):
-            return await self._leader.mark(item)
+            return await self._leader.splitting.mark(item)
         if isinstance(item, str):
             await self._inner[item]()
         elif isinstance(item, Delivered):
@@ -336,7 +342,9 @@ class PairOwner:
         elif isinstance(item, msg.SplitDone):
             await self._follower.split_stored(item)
         elif isinstance(item, SplitBegun):
-            await self._leader.complete_split()
+            await self._leader.splitting.complete()
+        elif isinstance(item, TakeBack):
+            await self._leader.splitting.take_back(item.reason)
         elif isinstance(item, Unguard) and self.record.guarded:
             await self._leader.resync(Asked(Command.RESYNC), automatic=False)
         return accepted
@@ -356,7 +364,7 @@ class PairOwner:
                 f"pair '{self.record.name}' is in {self.record.state}: {row.reason}",
                 row.next_step,
             )
-        self._check_generation(asked)
+        check_generation(self.record, asked.expect_generation)
         if row.verdict is Verdict.NO_OP and not (
             command is Command.SPLIT and asked.writable and self.record.role is Role.P_VOL
         ):
@@ -368,7 +376,7 @@ class PairOwner:
                 await self.services.commit()
             return row
         if command is Command.SPLIT:
-            await self._leader.split(asked)
+            await self._leader.splitting.split(asked)
         elif command in (Command.RESYNC, Command.REVERSE):
             await self._leader.resync(asked, automatic=False)
         elif command is Command.DELETE:
@@ -380,16 +388,6 @@ class PairOwner:
         elif command is Command.SWAP:
             await self.roles.swap(force=asked.force)
         return row
-
-    def _check_generation(self, asked: Asked) -> None:
-        expected = asked.expect_generation
-        if expected is not None and expected != self.record.current:
-            raise RejectedError(
-                Code.GENERATION_MISMATCH,
-                f"pair '{self.record.name}' is at generation {self.record.current}, "
-                f"the command expects {expected}",
-                f"look at what changed: trilun pair show {self.record.name}",
-            )
 
 
 async def _reached(tell: Callable[[Callable[[], None]], None]) -> None:

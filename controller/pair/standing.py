@@ -6,6 +6,8 @@ Changes nothing.
 
 from __future__ import annotations
 
+from controller.api.codes import Code
+from controller.api.errors import RejectedError
 from controller.api.messages import PairKind, Role
 from controller.pair import messages as msg
 from controller.pair.generations import Rule, Side, decide
@@ -48,6 +50,17 @@ def may_be_source(side: PairSide) -> bool:
         and volume.state.healthy
         and all(tracker.access is not Access.NOT_READY for tracker in others)
     )
+
+
+def check_generation(record: PairRecord, expected: str | None) -> None:
+    """RejectedError when the data set is not at the generation that a command expects."""
+    if expected is not None and expected != record.current:
+        raise RejectedError(
+            Code.GENERATION_MISMATCH,
+            f"pair '{record.name}' is at generation {record.current}, "
+            f"the command expects {expected}",
+            f"look at what changed: trilun pair show {record.name}",
+        )
 
 
 def report_of(side: PairSide, in_use: str) -> msg.Report:

@@ -212,6 +212,11 @@ class Operator:
         with self._naming(plan, direction):
             return await self.give(machine, "pair.resolve", params)
 
+    async def takeover(self, plan: PairPlan) -> Answered:
+        """Let hosts write to the S-VOL, whatever has become of the P-VOL."""
+        machine = self.oracle.machines[plan.s_machine]
+        return await self.give(machine, "pair.takeover", m.PairTakeover(name=plan.name))
+
     async def verify(self, plan: PairPlan, *, repair: bool, limited: bool) -> Answered:
         """Compare both sides under I/O; the oracle looks at what is found (law VERIFY)."""
         limit = 1 << 20 if limited else None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from controller.api.messages import Direction, PairState, Role
 from controller.catalogue import VolumeRecord
-from controller.pair.record import PairRecord
+from controller.pair.record import OPEN_TO_HOSTS, PairRecord
 from controller.pair.side import PairSide
 from controller.volume.intent import IntentRecord
 from controller.volume.volume import Volume
@@ -351,7 +351,7 @@ class Oracle:
             s_record = next((o.record for o in owners if o.record.role is Role.S_VOL), None)
             image = machine.image_of(name)
             if volume.access is not Access.NOT_READY and (
-                s_record is None or (s_record.writable and s_record.state is PairState.SSUS)
+                s_record is None or (s_record.writable and s_record.state in OPEN_TO_HOSTS)
             ):
                 if not tracked.followed and not (tracked.copied_back and tracked.copied_into):
                     wrong = tracked.history.wrong_after_crash(image)

@@ -28,6 +28,7 @@ class Routine(Operator):
             (self.habits.delete, lambda: self.delete(plan, force=rng.random() < 0.3)),
             (self.habits.restore, self.restore),
             (0.15, self._mend),
+            (0.03, lambda: self.takeover(plan)),
         ]
         chance = rng.random()
         for share, what in can:

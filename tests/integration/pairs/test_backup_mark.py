@@ -12,7 +12,7 @@ from controller.api import messages as m
 from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from controller.link.transport import Peer
-from controller.pair.leader import Leader
+from controller.pair.splitting import Splitting
 from targets.lun import LunError
 from tests.rig import Running, chain, eventually, linked, start_node, two_nodes, write
 
@@ -156,14 +156,14 @@ async def test_a_link_that_breaks_under_the_mark_loses_nothing(
     """Nobody can say then whether the third was split; what the host wrote is all there."""
     async with two_nodes(tmp_path) as (a, b):
         await chain(a, b, SIZE)
-        real = Leader.begin_split
+        real = Splitting.begin
 
-        def begin_split(leader: Leader, label: str, *, writable: bool) -> None:
-            real(leader, label, writable=writable)
-            if leader._record.name == "remote":
+        def begin(splitting: Splitting, label: str, *, writable: bool) -> None:
+            real(splitting, label, writable=writable)
+            if splitting._record.name == "remote":
                 a.cut_link()
 
-        monkeypatch.setattr(Leader, "begin_split", begin_split)
+        monkeypatch.setattr(Splitting, "begin", begin)
         with pytest.raises(RejectedError) as refused:
             await a.do("backup.mark", mark(split_remote=True))
         assert refused.value.code is Code.NO_PEER

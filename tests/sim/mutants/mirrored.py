@@ -14,9 +14,9 @@ from controller.link.transport import Connection, Links
 from controller.pair import messages as msg
 from controller.pair.follower import Follower
 from controller.pair.generations import Decision, How, Rule
-from controller.pair.leader import Leader
 from controller.pair.owner import PairOwner
 from controller.pair.side import PairSide
+from controller.pair.splitting import Splitting
 from controller.pair.tickets import Mirrored
 from controller.volume.volume import Volume
 from controller.volume.write import WriteOp
@@ -45,16 +45,16 @@ def _split_overtakes_writes() -> list[Patch]:
 
 
 def _split_keeps_on_mirroring() -> list[Patch]:
-    real = Leader.begin_split
+    real = Splitting.begin
 
-    def begin_split(leader: Leader, label: str, *, writable: bool) -> None:
-        side = leader._side
+    def begin(splitting: Splitting, label: str, *, writable: bool) -> None:
+        side = splitting._side
         was_mirroring = side.mirroring
-        real(leader, label, writable=writable)
+        real(splitting, label, writable=writable)
         # The other side has split by then, and acknowledges what it ignores.
         side.mirroring = was_mirroring
 
-    return [(Leader, "begin_split", begin_split)]
+    return [(Splitting, "begin", begin)]
 
 
 def _split_not_flushed() -> list[Patch]:
