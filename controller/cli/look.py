@@ -141,10 +141,9 @@ async def _until_open(client: ApiClient, job: m.JobInfo) -> None:
 
 
 async def _close(client: ApiClient, node: str, job: str) -> None:
+    closing = client.call_for(m.JobInfo, node, "look.close", m.Named(name=job), CLOSE_WITHIN_S)
     try:
-        await asyncio.shield(
-            client.request(node, "look.close", m.Named(name=job), CLOSE_WITHIN_S)
-        )  # fmt: skip
+        await asyncio.shield(closing)
     except RejectedError as exc:
         # What was wanted is done or has failed already; the agent closes an idle view itself.
         print_note(f"job '{job}' could not be closed and ends by itself: {exc.message}")

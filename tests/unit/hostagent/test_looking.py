@@ -8,7 +8,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -19,8 +19,10 @@ from controller.api.file_names import from_wire, to_wire
 from controller.api.looking import MAX_LISTED, MAX_PIECE_BYTES, LookDiff, LookList, LookRead
 from controller.api.messages import JobKind, JobState
 from hostagent.errors import PathRefusedError
+from hostagent.first_volumes import FirstVolumeKeeper
 from hostagent.looking import differences, listing
 from hostagent.looking.desk import LookDesk
+from hostagent.looking.first import FirstFiles
 from hostagent.looking.rooms import IDLE_S, Rooms
 from hostagent.programs import Blocking
 from tests.unit.hostagent.kit import ALL, Kit, once
@@ -354,3 +356,66 @@ async def test_one_answer_reads_only_so_much(desk: Desk, monkeypatch: pytest.Mon
     answer = await desk.desk.diff(LookDiff(job="look-1"))
     assert (answer.read_bytes, answer.after) == (8, "b")
     assert await desk.diff() == {}
+
+
+# ---------------------------------------------------------------- host 1's side
+
+
+class First:
+    """A first volume that is, or isn't, mounted at a folder."""
+
+    def __init__(self, folder: Path, *, mounted: bool) -> None:
+        self.folder, self.mounted = folder, mounted
+
+    async def show(self, data_set: str) -> m.HostFs:
+        return m.HostFs(
+            data_set=data_set,
+            mounted=self.mounted,
+            frozen=False,
+            released_for="" if self.mounted else "restore-7",
+            mountpoint=str(self.folder),
+        )
+
+
+async def test_host_1_tells_of_what_it_has_mounted_only(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/f").write_bytes(b"12345")
+    (tmp_path / "out").symlink_to("/etc")
+    blocking = Blocking(1)
+    try:
+        there = FirstFiles(cast("FirstVolumeKeeper", First(tmp_path, mounted=True)), blocking)
+        some = await there.list(m.FsList(data_set="ds", directory="d", names=["f", "none"]))
+        assert [(e.name, e.size_bytes) for e in some.entries] == [("f", 5)]
+        digest = await there.digest(
+            m.FsDigest(data_set="ds", path="d/f", offset_bytes=3, length_bytes=100)
+        )
+        assert digest == m.DigestInfo(length_bytes=2, digest=hashlib.sha256(b"45").hexdigest())
+        with pytest.raises(PathRefusedError):
+            await there.list(m.FsList(data_set="ds", directory="out"))
+        with pytest.raises(PathRefusedError):
+            await there.list(m.FsList(data_set="ds", directory="../x"))
+        for name in ("a/b", "..", "%00"):
+            with pytest.raises(RejectedError, match="no names"):
+                await there.list(m.FsList(data_set="ds", names=[name]))
+        away = FirstFiles(cast("FirstVolumeKeeper", First(tmp_path, mounted=False)), blocking)
+        with pytest.raises(RejectedError, match="released for restore-7") as caught:
+            await away.list(m.FsList(data_set="ds"))
+        assert caught.value.code is Code.WRONG_STATE
+    finally:
+        blocking.close()
+
+
+async def test_a_look_by_host_1_leaves_access_times_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "d"
+    folder.mkdir()
+    (folder / "f").write_bytes(b"12345")
+    for path in (folder / "f", folder):
+        os.utime(path, ns=(1, 2))
+    blocking = Blocking(1)
+    try:
+        there = FirstFiles(cast("FirstVolumeKeeper", First(tmp_path, mounted=True)), blocking)
+        await there.list(m.FsList(data_set="ds", directory="d"))
+        await there.digest(m.FsDigest(data_set="ds", path="d/f", offset_bytes=0, length_bytes=9))
+    finally:
+        blocking.close()
+    assert folder.stat().st_atime_ns == (folder / "f").stat().st_atime_ns == 1
