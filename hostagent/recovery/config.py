@@ -29,6 +29,8 @@ def _on_volume(text: str) -> str:
 VolumePath = Annotated[str, Field(max_length=4096), AfterValidator(_on_volume)]
 """A path on the volume; `.` is its root."""
 Command = Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=64)]
+ProcessName = Annotated[str, Field(min_length=1, max_length=15)]
+"""As in /proc/PID/comm, which has no more."""
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
 
 
@@ -44,6 +46,9 @@ class DatabaseSection(Section):
     """The systemd unit that runs it."""
     start: Command = Field(default_factory=list)
     stop: Command = Field(default_factory=list)
+    processes: list[ProcessName] = Field(default_factory=list, max_length=16)
+    """Names of its server's processes. None given: those of the kind, else any that has its files
+    open."""
     check: Literal["full", "quick", "none"] = "full"
     quiesce: bool = True
     """Prepare it before the file system is frozen."""

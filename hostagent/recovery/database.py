@@ -69,7 +69,8 @@ class Database:
 
     async def _holders(self) -> list[str]:
         recipe = self._recipe
-        return await self._blocking.run(users_of, recipe.place.directory, recipe.servers)
+        names = frozenset(self.config.processes) or recipe.servers
+        return await self._blocking.run(users_of, recipe.place.directory, names)
 
     def tell(self, state: m.DatabaseState, **more: object) -> m.DatabaseInfo:
         """Remember and return how it is."""

@@ -79,11 +79,11 @@ class DataSet:
         for number in (1, 2):
             pair.launch_controller(number)
         await self._linked()
-        for node, volume in (("ctl1", "first"), ("ctl2", "second"), ("ctl2", "third")):
-            asked = m.VolumeCreate(name=volume, size_bytes=SIZE_BYTES)
-            made = await self.api.call_for(m.VolumeInfo, node, "volume.create", asked)
-            if volume == "first":
-                first = made
+        asked = m.VolumeCreate(name="first", size_bytes=SIZE_BYTES)
+        first = await self.api.call_for(m.VolumeInfo, "ctl1", "volume.create", asked)
+        for name in ("second", "third"):
+            asked = m.VolumeCreate(name=name, size_bytes=SIZE_BYTES)
+            await self.api.call("ctl2", "volume.create", asked)
         await self._paired("ctl1", "demo-remote", m.PairKind.REMOTE, "first", "second")
         await self._paired("ctl2", "demo-local", m.PairKind.LOCAL, "second", "third")
         await asyncio.to_thread(self._make_filesystem, first)
