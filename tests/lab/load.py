@@ -16,7 +16,8 @@ from deploy.labs.channel import Call
 from deploy.labs.host import Host
 from deploy.labs.problem import HostGoneError
 
-PROGRAM = str(Path(__file__).with_name("ledger.py"))
+PROGRAM = Path(__file__).with_name("ledger.py").read_text(encoding="utf-8")
+"""Handed over as text: a host has a /tmp of its own, where the checkout may lie here."""
 BLOCKS = 2048
 PROGRESS_WITHIN_S = 180.0
 UNHEARD = 1 << 16
@@ -42,7 +43,7 @@ class Load:
         first = max(self.flushed.values(), default=0) + UNHEARD
         numbers = (str(self.blocks), str(self.run), str(first))
         self._call = self.host.channel.start(
-            "python3", "-IS", PROGRAM, "write", self.path, *numbers
+            "python3", "-IS", "-c", PROGRAM, "write", self.path, *numbers
         )
         self._thread = threading.Thread(target=self._follow, args=(self._call,))
         self._thread.start()
@@ -91,7 +92,7 @@ class Load:
     def check(self) -> None:
         """Everything that a flush covered is there, in that version or a later one."""
         ran = self.host.run(
-            *("python3", "-IS", PROGRAM, "read", self.path, str(self.blocks), str(self.run)),
+            *("python3", "-IS", "-c", PROGRAM, "read", self.path, str(self.blocks), str(self.run)),
             timeout_s=120,
         )
         found = dict(line.split(":") for line in ran.text.split())
