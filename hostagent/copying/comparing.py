@@ -78,8 +78,13 @@ def compare_named(
     return compared
 
 
-def difference(entry: Entry, dir_fd: int, name: str, present: Metadata, work: Work) -> str:
-    """How a file differs from the backup's, in words; empty when it is the same."""
+def difference(
+    entry: Entry, dir_fd: int, name: str, present: Metadata, work: Work, *, read: bool = True
+) -> str:
+    """How a file differs from the backup's, in words; empty when it is the same.
+
+    Without `read` content is taken to be the same where everything else is.
+    """
     wanted = entry.metadata
     if wanted.kind != present.kind:
         return _AS[present.kind]
@@ -91,7 +96,7 @@ def difference(entry: Entry, dir_fd: int, name: str, present: Metadata, work: Wo
     if wanted.kind == "symlink":
         points = os.readlink(entry.name, dir_fd=entry.dir_fd)
         return "" if os.readlink(name, dir_fd=dir_fd) == points else "where the link points"
-    if wanted.kind != "file":
+    if wanted.kind != "file" or not read:
         return ""
     one = os.open(entry.name, _READ, dir_fd=entry.dir_fd)
     try:

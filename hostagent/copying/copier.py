@@ -232,7 +232,9 @@ class _Copier:
             return False
         if wanted.links > 1 and present.inode in self._claimed:
             return False
-        return not difference(entry, dir_fd, name, present, self.work)
+        # Nobody else writes here since the comparison.
+        read = not self.placing.compared or entry.path in self.placing.changed
+        return not difference(entry, dir_fd, name, present, self.work, read=read)
 
     def _replace(self, entry: Entry, dir_fd: int, name: str, present: Metadata | None) -> int:
         wanted = entry.metadata

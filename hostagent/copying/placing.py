@@ -26,6 +26,8 @@ class Placing:
     policy: Conflict = Conflict.OVERWRITE
     changed: frozenset[str] = frozenset()
     """Paths of the backup that the volume has differently."""
+    compared: bool = False
+    """All of them are in `changed`: the content of the others was read and is the same."""
 
     def at(self, path: str) -> str:
         """Where a path of the backup is on the volume."""

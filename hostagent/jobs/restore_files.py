@@ -64,6 +64,7 @@ def placing_of(context: JobContext) -> Placing:
         place_of(context),
         policy_of(context),
         frozenset(from_wire(path) for path, _ in changed),
+        compared=context.record.facts.get("changed_count") == len(changed),
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from controller.api.restores import Conflict
 from hostagent.copying.comparing import Compared, compare_named
-from hostagent.copying.content import Work
+from hostagent.copying.content import Work, same_content
 from hostagent.copying.copier import copy_named
 from hostagent.copying.placing import Placing
 from hostagent.copying.verify import Verified, verify_named
@@ -38,9 +38,11 @@ class Restore:
         with _Roots(self.backup, self.volume) as (one, two):
             return compare_named(one, two, list(names), Placing("j", to), limit, QUIET)
 
-    def placing(self, policy: Conflict, *names: str, to: str = "") -> Placing:
+    def placing(
+        self, policy: Conflict, *names: str, to: str = "", compared: bool = True
+    ) -> Placing:
         changed = self.compare(*names, to=to).changed
-        return Placing("j", to, policy, frozenset(one.path for one in changed))
+        return Placing("j", to, policy, frozenset(one.path for one in changed), compared=compared)
 
     def run(self, policy: Conflict, *names: str, to: str = "") -> Verified:
         return self.again(self.placing(policy, *names, to=to), *names)
@@ -119,6 +121,25 @@ def test_keep_both(restore: Restore) -> None:
     assert (restore.volume / "d/changed.before-j").stat().st_ino == inode, "kept, not copied"
     restore.again(placing, "d")
     assert restore.there() == expected, "a repeated copy changes nothing"
+
+
+@pytest.mark.parametrize("compared", [False, True])
+def test_what_was_compared_is_not_read_again(
+    restore: Restore, compared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placing = restore.placing(Conflict.OVERWRITE, "d", compared=compared)
+    read: list[int] = []
+
+    def counted(one: int, two: int, size_bytes: int, work: Work) -> bool:
+        read.append(size_bytes)
+        return same_content(one, two, size_bytes, work)
+
+    monkeypatch.setattr("hostagent.copying.comparing.same_content", counted)
+    restore.again(placing, "d")
+    restore.again(placing, "d")
+    assert restore.there()["d/quiet"] == "good"
+    # Those that had changed are read again: they may be restored already.
+    assert len(read) == (4 if compared else 7)
 
 
 def test_skip_leaves_files_and_their_directories_alone(restore: Restore) -> None:
