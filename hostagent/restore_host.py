@@ -18,6 +18,7 @@ from hostagent.config import DataSetConfig
 from hostagent.copying.comparing import MAX_CONFLICTS, Compared, compare_named
 from hostagent.copying.content import Work
 from hostagent.copying.copier import Copied, copy_named
+from hostagent.copying.coverage import all_of_backup, all_there_is
 from hostagent.copying.patterns import Asked, expand
 from hostagent.copying.placing import Placing
 from hostagent.copying.verify import Verified, verify_named
@@ -78,6 +79,14 @@ class RestoreMounts:
         """SHA-256 of a part of a file."""
         return await self._blocking.run(_digest, view, path, offset_bytes, length_bytes)
 
+    async def all_of_backup(self, view: Path, names: list[str]) -> bool:
+        """Whether the named files are all that is in the view."""
+        return await self._blocking.run(_all_of_backup, view, names)
+
+    async def all_there_is(self, view: Path, volume: Path, names: list[str], work: Work) -> bool:
+        """Whether they are all that is in the view and on the volume."""
+        return await self._blocking.run(_all_there_is, view, volume, names, work)
+
     async def compare(
         self, view: Path, volume: Path, names: list[str], placing: Placing, work: Work
     ) -> Compared:
@@ -119,6 +128,16 @@ def _batches(view: Path, names: list[str]) -> Generator[Batch, None, None]:
 def _digest(view: Path, path: str, offset_bytes: int, length_bytes: int) -> DigestInfo:
     with _roots(view) as (root_fd,):
         return digest_range(root_fd, path, offset_bytes, length_bytes)
+
+
+def _all_of_backup(view: Path, names: list[str]) -> bool:
+    with _roots(view) as (root_fd,):
+        return all_of_backup(root_fd, names)
+
+
+def _all_there_is(view: Path, volume: Path, names: list[str], work: Work) -> bool:
+    with _roots(view, volume) as (source_fd, target_fd):
+        return all_there_is(source_fd, target_fd, names, work)
 
 
 def _compare(view: Path, volume: Path, names: list[str], placing: Placing, work: Work) -> Compared:

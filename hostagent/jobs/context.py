@@ -59,6 +59,15 @@ class JobContext:
         """The step under way."""
         return self._steps[self.record.step]
 
+    def become(self, kind: m.JobKind, steps: list[str], step: str, why: str) -> None:
+        """Go on as a job of another kind."""
+        record = self.record
+        record.kind, record.step = kind, steps.index(step)
+        record.params = {**record.params, "why": why}
+        if record.plan is not None:
+            record.plan = record.plan.model_copy(update={"whole": why, "steps": steps})
+        self._steps = steps
+
     @property
     def committed(self) -> bool:
         """Whether only forward is possible."""

@@ -33,7 +33,7 @@ from hostagent.jobs.context import JobContext
 from hostagent.jobs.ports import Ports
 from hostagent.jobs.record import JobRecord, Phase
 from hostagent.jobs.retry import CAREFUL, INSISTENT, RetryPolicy, wait_s
-from hostagent.jobs.steps import EndEarlyError, JobTable, Step, StepWork
+from hostagent.jobs.steps import ContinueAsError, EndEarlyError, JobTable, Step, StepWork
 from hostagent.programs import Blocking
 from hostagent.records import RecordError, RecordStore
 
@@ -250,8 +250,8 @@ class JobEngine:
 
     async def _drive(self, job: _Job) -> None:
         record = job.context.record
-        table = self._tables[record.kind]
         while record.phase is not Phase.ENDED:
+            table = self._tables[record.kind]
             step = table.steps[record.step]
             try:
                 if record.phase is Phase.FORWARD:
@@ -277,6 +277,10 @@ class JobEngine:
                 await self._attempts(job, step.run, lambda: _policy(context))
         except EndEarlyError:
             await self._turn(job, JobState.DONE)
+            return
+        except ContinueAsError as exc:
+            _log.info("job goes on as another kind", job=record.id, kind=exc.kind.value)
+            context.become(exc.kind, self._tables[exc.kind].names, exc.step, exc.why)
             return
         except RejectedError as exc:
             record.error, record.code = f"{step.name}: {exc.message}", exc.code
@@ -347,7 +351,7 @@ class JobEngine:
                 await work(context)
             except (RejectedError, OSError) as exc:
                 rejected = _as_rejected(exc)
-            except EndEarlyError:
+            except (EndEarlyError, ContinueAsError):
                 raise
             except Exception as exc:  # noqa: BLE001 - a job's mistake must not end the agent
                 _log.exception("job step failed unexpectedly", job=record.id)

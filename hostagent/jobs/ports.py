@@ -52,6 +52,12 @@ class RestoreHost(Protocol):
     ) -> DigestInfo:
         """SHA-256 of a part of a file."""
 
+    async def all_of_backup(self, view: Path, names: list[str]) -> bool:
+        """Whether the named files are all that is in the view."""
+
+    async def all_there_is(self, view: Path, volume: Path, names: list[str], work: Work) -> bool:
+        """Whether they are all that is in the view and on the volume."""
+
     async def compare(
         self, view: Path, volume: Path, names: list[str], placing: Placing, work: Work
     ) -> Compared:

@@ -22,6 +22,7 @@ from controller.api.errors import RejectedError
 from controller.api.file_names import to_wire
 from hostagent.errors import MissingFilesError
 from hostagent.jobs import views
+from hostagent.jobs.becoming import decide, foresee
 from hostagent.jobs.conflicts import close_now, look_for_conflicts
 from hostagent.jobs.context import JobContext
 from hostagent.jobs.pairs import SPLIT, resync, show_pair
@@ -104,6 +105,7 @@ async def find(context: JobContext) -> None:
     record.facts["names"] = [to_wire(name) for name in found.names]
     if found.missing:
         raise MissingFilesError(found.missing)
+    await foresee(context)
     await refuse_parts(context, path, found.names, place_of(context), policy_of(context))
 
 
@@ -221,6 +223,7 @@ RESTORE = JobTable(
         Step("release", release, undo=reclaim),
         Step("split", split, undo=undo_split),
         Step("mount-second", mount_second, undo=unmount_second),
+        Step("decide", decide),
         Step("compare", compare),
         Step("copy", copy),
         Step("verify", verify),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from controller.api.messages import JobKind
 from hostagent.jobs.context import JobContext
 
 StepWork = Callable[[JobContext], Awaitable[None]]
@@ -15,6 +16,17 @@ StepWork = Callable[[JobContext], Awaitable[None]]
 
 class EndEarlyError(Exception):
     """Raised by a step when the job has what it was for: undo everything and end DONE."""
+
+
+class ContinueAsError(Exception):
+    """Raised by a step when the job goes on as one of another kind, at a step of that kind.
+
+    What the steps before have left must be what that kind's have left by then.
+    """
+
+    def __init__(self, kind: JobKind, step: str, why: str) -> None:
+        super().__init__(why)
+        self.kind, self.step, self.why = kind, step, why
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,12 @@ from controller.api.errors import RejectedError
 from controller.api.messages import JobKind
 from controller.api.verbs import VERBS
 from hostagent.config import BackupSlot, DataSetConfig
+from hostagent.copying.walk import Found, Listed
+from hostagent.errors import HostError
 from hostagent.jobs.backup import BACKUP
 from hostagent.jobs.engine import JobEngine
 from hostagent.jobs.ports import Ports
+from hostagent.jobs.restore import RESTORE
 from hostagent.jobs.steps import JobTable, StepWork
 from hostagent.jobs.whole import WHOLE
 from hostagent.programs import Blocking
@@ -67,6 +70,37 @@ class Clock:
         return self.now_s + 1.7e9
 
 
+class Files:
+    """Host 2's mounts and files, as far as these jobs ask for them."""
+
+    def __init__(self) -> None:
+        self.mounted: set[str] = set()
+        self.nothing_else = True
+        """Whether the named files are all there is on the second volume."""
+        self.looked = 0
+
+    async def mount(self, key: str, _address: object, _data_set: object) -> Path:
+        self.mounted.add(key)
+        return Path("/nowhere") / key
+
+    async def unmount(self, key: str) -> None:
+        self.mounted.discard(key)
+
+    async def find(self, _view: Path, _asked: object, _work: object) -> Found:
+        return Found([Listed("a", "file", 10)], [], 10, 1, ["a"])
+
+    async def all_of_backup(self, _view: Path, _names: list[str]) -> bool:
+        return True
+
+    async def all_there_is(self, *_: object) -> bool:
+        self.looked += 1
+        assert {key.partition("-")[0] for key in self.mounted} == {"view", "second"}
+        return self.nothing_else
+
+    async def compare(self, *_: object) -> object:
+        raise HostError("files are another test's")
+
+
 class Rig:
     """Everything a job reaches."""
 
@@ -86,6 +120,7 @@ class Rig:
         """Moment to what somebody else does then, once."""
         self.faults: dict[str, list[RejectedError]] = {}
         self._replies: dict[str, m.Info | RejectedError] = {}
+        self.files = Files()
         self.blocking = Blocking(2)
         a.logged_in("first", "iqn.h1")
 
@@ -178,9 +213,11 @@ class Rig:
         tables = {
             JobKind.BACKUP: self._watched(BACKUP),
             JobKind.WHOLE: self._watched(WHOLE),
+            JobKind.RESTORE: self._watched(RESTORE),
         }
         ours: dict[str, Any] = {
             "nodes": self,
+            "host": self.files,
             "first": self,
             "clock": self.clock,
             "publish": self.states.append,

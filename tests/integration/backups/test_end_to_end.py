@@ -157,6 +157,18 @@ def test_an_older_backup_of_the_whole_volume_comes_back(world: World) -> None:
     assert sorted(path.name for path in files.iterdir()) == ["ledger", "lost+found"]
     assert (files / "ledger").read_bytes() == good
 
+    every = ["restore", "--conflict", "overwrite", "--from", "tuesday", "*"]
+    assert "all there is in the backup" in pair.trilun(*every, "--dry-run")["plan"]["whole"]
+    job = pair.trilun(*every)
+    assert (job["kind"], job["receipt"]["label"]) == ("whole", "tuesday")
+    assert "all there is on the volume" in job["receipt"]["whole"]
+    world.until_mounted()
+    assert sorted(path.name for path in files.iterdir()) == ["ledger", "lost+found", "tuesday"]
+    (files / "more").write_text("not in the backup")
+    assert pair.trilun(*every)["kind"] == "restore"
+    world.until_mounted()
+    assert (files / "more").exists()
+
 
 def test_first_equals_third_before_anybody_mounts_it(world: World) -> None:
     """With host 1's agent held back, the images are what the restore left."""

@@ -340,6 +340,13 @@ class World:
         content = self._files(view.name)[path]
         return m.DigestInfo(length_bytes=length_bytes, digest=content)
 
+    async def all_of_backup(self, view: Path, names: list[str]) -> bool:
+        return False
+
+    async def all_there_is(self, view: Path, volume: Path, names: list[str], work: Work) -> bool:
+        # A restore that becomes one of the whole volume is another world's.
+        return False
+
     async def compare(
         self, view: Path, volume: Path, names: list[str], placing: Placing, work: Work
     ) -> Compared:
