@@ -5,6 +5,8 @@ Owns what docs/numbers.md records. Everything runs on loopback, on files in one 
     recovery   what is compared and copied after a crash, and after a cut of the link
     target     the embedded target against tgtd: the same client, the same file system
     intent     random writes over a large mirrored volume against those inside one hot extent
+    lio        our TCMU LUN against the kernel's fileio and tcmu-runner, in a lab host
+    group      how long a host's write waits when a group of eight pairs is split
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from deploy.bench_group import measure_group
 from deploy.bench_intent import measure_intent
 from deploy.bench_lio import measure_lio
 from deploy.labs.problem import LabError
@@ -162,6 +165,7 @@ MEASURES: dict[str, Callable[[Path], Mapping[str, object]]] = {
     "target": measure_target,
     "intent": measure_intent,
     "lio": measure_lio,
+    "group": measure_group,
 }
 
 
