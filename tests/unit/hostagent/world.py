@@ -267,7 +267,8 @@ class World:
         )
 
     def _volume(self, name: str) -> m.VolumeInfo:
-        writable = name != "v2" or self.writable
+        looked_at = any(view.startswith("now-") for view in self.views)
+        writable = name != "v2" or (self.writable and not looked_at)
         access = m.AccessInfo.READ_WRITE if writable else m.AccessInfo.READ_ONLY
         return m.VolumeInfo(
             name=name,
