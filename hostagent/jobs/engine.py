@@ -169,6 +169,7 @@ class JobEngine:
         self._check_free(record.data_set)
         record.phase, record.ends_as, record.ended_at = Phase.FORWARD, JobState.RUNNING, 0.0
         record.error, record.code, record.next_step = "", Code.OK, ""
+        self._rewind(record)
         record.round += 1
         await job.context.save()
         self._start(job)

@@ -233,6 +233,6 @@ RESTORE = JobTable(
         Step("reclaim", reclaim),
         Step("recover", recover),
         Step("receipt", receipt),
-        Step("databases", judge),
+        Step("databases", judge, resume_at="recover"),
     )
 )

@@ -216,6 +216,6 @@ WHOLE = JobTable(
         Step("reclaim", reclaim),
         Step("recover", recover),
         Step("receipt", receipt),
-        Step("databases", judge),
+        Step("databases", judge, resume_at="recover"),
     )
 )

@@ -208,12 +208,22 @@ class DatabaseKeeper:
             record = own.record
             same = job is not None and record.job == job and (record.check or not check)
             under_way = record.running and (same or job is None)
-            if under_way or (same and not record.running and not record.stopped):
+            if under_way or (same and not record.running and self._is_good(own)):
                 return self.show(data_set), False
             if record.running:
                 await self._interrupt(own)
             await self._recover(own, job or "", check=check)
             return self.show(data_set), True
+
+    @staticmethod
+    def _is_good(own: _Own) -> bool:
+        """Whether the last recovery left nothing to be done."""
+        failed = any(
+            one.info.state is m.DatabaseState.FAILED
+            for name, one in own.databases.items()
+            if name in own.record.concerned
+        )
+        return not failed and not own.record.stopped
 
     async def _recover(self, own: _Own, job: str, *, check: bool) -> None:
         record = own.record

@@ -9,7 +9,7 @@ from controller.api.codes import Code
 from controller.api.messages import DatabaseState, JobKind, JobState
 from hostagent.errors import HostError
 from tests.unit.hostagent.kit import Kit, once
-from tests.unit.hostagent.world import World
+from tests.unit.hostagent.world import DATA_SET, World
 
 
 def database(state: DatabaseState = DatabaseState.GOOD, **more: str) -> m.DatabaseInfo:
@@ -52,6 +52,21 @@ async def test_a_database_that_is_not_good_fails_the_job_behind_its_receipt(
     assert info.receipt.databases == [world.database]
     assert world.first["a"] == "good", "the files are back all the same"
     assert world.recoveries == [True], "asking again changes nothing"
+
+
+async def test_a_job_that_is_resumed_checks_again(kit: Kit, world: World) -> None:
+    world.database = database(DatabaseState.FAILED, error="page 7 is torn", next_step="mend it")
+    engine = kit.engine()
+    begun, _ = await engine.begin(JobKind.RESTORE, DATA_SET, "request-1", params("a"))
+    failed = await kit.see_through(engine, begun.id)
+    assert failed.step == "databases"
+    world.database = database()
+    _, resumed = await engine.resume(begun.id)
+    info = await kit.see_through(engine, begun.id)
+    assert (resumed, info.state) == (True, JobState.DONE)
+    assert info.receipt is not None
+    assert info.receipt.databases == [world.database]
+    assert world.recoveries == [True, True]
 
 
 async def test_an_undone_restore_starts_what_it_stopped_and_checks_nothing(

@@ -162,6 +162,13 @@ async def test_a_failure_is_told_with_the_next_step(bench: Bench, act: str, said
     assert "`trilun db check ds`" in info.next_step
 
 
+async def test_a_failed_recovery_is_tried_again_when_its_job_asks_again(bench: Bench) -> None:
+    bench.let("fail-check")
+    assert (await bench.recovered("restore-1", check=True)).state is S.FAILED
+    bench.let_go()
+    assert (await bench.recovered("restore-1", check=True)).state is S.GOOD
+
+
 async def test_a_freeze_is_undone_after_the_thaw(bench: Bench) -> None:
     (idle,) = await bench.keeper.quiesce("ds", 5)
     assert idle.state is S.NOT_RUNNING
