@@ -54,6 +54,7 @@ def data_set(*slots: tuple[str, str]) -> DataSetConfig:
         host1="h1",
         host2="h2",
         mountpoint=Path("/srv/ds"),
+        freeze_ttl_s=7.5,
     )
 
 
@@ -181,7 +182,8 @@ class Rig:
 
     # -- host 1
 
-    async def freeze(self, _data_set: str, _ttl_s: float) -> list[Any]:
+    async def freeze(self, _data_set: str, ttl_s: float) -> list[Any]:
+        assert ttl_s == 7.5, "as it is configured"
         self.frozen = True
         self.at_mark = self.a.image("first")
         await self.moment("after freeze")

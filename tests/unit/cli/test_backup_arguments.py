@@ -11,11 +11,14 @@ from click.testing import CliRunner
 
 from controller.api import messages as m
 from controller.cli import backup as module
+from controller.cli import jobs
 from controller.cli import restore as restoring
 from controller.cli.main import cli, run
+from controller.cli.names import Ref
 from controller.cli.output import console
 from controller.cli.receipts import plan_parts, receipt_parts
 from controller.cli.session import Session
+from tests.nodes import job_info
 
 pytestmark = pytest.mark.plain
 
@@ -47,9 +50,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Any:
             return stop.value
         raise AssertionError("the command waits for something")
 
+    async def find_job(_client: object, ref: Ref) -> m.JobInfo:
+        return job_info(ref.name)
+
     for target in (module, restoring):
         monkeypatch.setattr(target, "find_agent", find_agent)
-        monkeypatch.setattr(target, "start_job", start_job)
+    for starter in (module, restoring, jobs):
+        monkeypatch.setattr(starter, "start_job", start_job)
+    monkeypatch.setattr(jobs, "find_job", find_job)
     monkeypatch.setattr(Session, "run", run_here)
 
     def ask(*arguments: str) -> Any:
@@ -91,6 +99,10 @@ def test_a_whole_volume_has_no_paths(asked: Any) -> None:
         params = asked("restore", "--whole", *line)
         assert (params.data_set, params.paths, params.whole) == ("demo", [], True)
     assert asked("restore", "--whole").data_set == "only"
+
+
+def test_a_job_is_gone_on_with(asked: Any) -> None:
+    assert asked("job", "resume", "whole-1") == m.Named(name="whole-1")
 
 
 @pytest.mark.parametrize(
