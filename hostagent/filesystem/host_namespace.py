@@ -1,10 +1,10 @@
 """The host's mount namespace, for what everybody on the host has to see.
 
 Owns the question whether our mounts reach the host, and the way there for the few programs that
-mount, unmount or serve a mount: in a mount namespace of our own, as a sandbox of the service
-manager makes one, a mount stays inside. What is mounted on the host appears inside as well,
-because systemd makes our namespace a slave (mount_namespaces(7)), so everything else is done
-inside. Must not be used for anything that works inside. Fails with HostError. Blocks.
+mount, unmount or serve a mount, or belong to the host: in a mount namespace of our own, as a
+sandbox of the service manager makes one, a mount stays inside. What is mounted on the host appears
+inside as well, because systemd makes our namespace a slave (mount_namespaces(7)), so everything
+else is done inside. Must not be used for anything that works inside. Fails with HostError. Blocks.
 """
 
 from __future__ import annotations
