@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import os
 import signal
 import sys
 import time
 
+from targets import alone
 from targets.iscsi.filelun import FileLun
 from targets.lio.layout import TcmuError
 from targets.lio.loop import DirectLoop
@@ -32,14 +32,12 @@ from targets.lio.wanted import (
 
 
 def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m targets.lio", description=__doc__)
+    parser = alone.arguments("python -m targets.lio", __doc__)
     parser.add_argument("--file", action="append", default=[], help="one target each")
     parser.add_argument("--host", action="append", default=[], help="127.0.0.1 unless given")
     parser.add_argument("--port", type=int, default=3260)
     parser.add_argument("--node", default="files", help="the first part of the targets' names")
-    parser.add_argument("--chap-user", help="the secret is taken from TRILUN_CHAP_SECRET")
     parser.add_argument("--forget", action="store_true", help="remove the targets at the end")
-    parser.add_argument("--verbose", action="store_true")
     return parser
 
 
@@ -52,16 +50,11 @@ def _settings(options: argparse.Namespace) -> LioSettings:
     return LioSettings(owner, portals, chap)
 
 
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
-
-
 async def _serve(options: argparse.Namespace) -> None:
     settings = _settings(options)
     units = [FileLun(path) for path in options.file]
     target = LioTarget(settings, time.monotonic)
-    target.changed = lambda: _say(f"problems: {'; '.join(target.problems) or 'none'}")
+    target.changed = lambda: alone.say(f"problems: {'; '.join(target.problems) or 'none'}")
     await target.start()
     iqns: list[str] = []
     for number, unit in enumerate(units):
@@ -70,25 +63,21 @@ async def _serve(options: argparse.Namespace) -> None:
         target.add(iqns[-1], name, f"trilun/f{number}", unit)
     await target.settle()
     for iqn in iqns:
-        _say(f"serving {iqn}")
-    _say("ready")
+        alone.say(f"serving {iqn}")
+    alone.say("ready")
     if not iqns:
         await target.close()
         if target.problems:
             raise LioError("; ".join(target.problems))
         return
-    stop = asyncio.Event()
 
     def grow() -> None:
         for unit in units:
             unit.look_again()
         target.size_changed()
 
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGHUP, grow)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    await stop.wait()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, grow)
+    await alone.until_told()
     if options.forget:
         for iqn in iqns:
             await target.remove(iqn, force=True)
@@ -102,17 +91,12 @@ async def _serve(options: argparse.Namespace) -> None:
 def main() -> int:
     """Serve until SIGTERM or SIGINT."""
     options = _arguments().parse_args()
-    logging.basicConfig(
-        level=logging.INFO if options.verbose else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(message)s",
+    return alone.run(
+        _serve(options),
+        verbose=options.verbose,
+        refusals=(OSError, TcmuError, LioError, WantedError),
+        loop_factory=DirectLoop,
     )
-    try:
-        with asyncio.Runner(loop_factory=DirectLoop) as runner:
-            runner.run(_serve(options))
-    except (OSError, TcmuError, LioError, WantedError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    return 0
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ for all of 127/8, and false while an interface that is down takes its address wi
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 from collections.abc import Callable, Iterable
@@ -24,6 +23,8 @@ from pyroute2.netlink.rtnl import (
     RTMGRP_IPV6_ROUTE,
     RTMGRP_LINK,
 )
+
+from targets.lio.netlink import NetlinkTask
 
 log = logging.getLogger(__name__)
 
@@ -58,14 +59,14 @@ def listening_error(portal: str) -> OSError | None:
     return None
 
 
-class AddressWatch:
+class AddressWatch(NetlinkTask):
     """Knows which of a few addresses are there, from `start` to `close`."""
 
     def __init__(self, hosts: Iterable[str], changed: Callable[[], None]) -> None:
         """`changed` is called when the answer is another."""
+        super().__init__("portal addresses")
         self._hosts = frozenset(hosts)
         self._changed = changed
-        self._task: asyncio.Task[None] | None = None
         self.present: frozenset[str] = frozenset()
 
     async def start(self) -> None:
@@ -76,24 +77,13 @@ class AddressWatch:
         except BaseException:
             self._socket.close()
             raise
-        self._task = asyncio.create_task(self._watch(), name="portal addresses")
+        self._begin()
 
-    async def close(self) -> None:
-        """Stop watching."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-            self._socket.close()
+    def _new_socket(self) -> AsyncIPRoute:
+        return AsyncIPRoute()
 
-    async def _open(self) -> None:
-        self._socket = AsyncIPRoute()
-        try:
-            await self._socket.bind(groups=_GROUPS)
-        except BaseException:
-            self._socket.close()
-            raise
+    async def _bind(self) -> None:
+        await self._socket.bind(groups=_GROUPS)
 
     async def _ask(self) -> frozenset[str]:
         found = self._hosts & WILDCARDS
@@ -106,7 +96,7 @@ class AddressWatch:
                 continue
         return found
 
-    async def _watch(self) -> None:
+    async def _listen(self) -> None:
         while True:
             try:
                 async for _ in self._socket.get():

@@ -17,7 +17,6 @@ with ESRCH.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import enum
 import logging
 from collections.abc import Callable
@@ -25,6 +24,8 @@ from dataclasses import dataclass
 
 from pyroute2.netlink import genlmsg
 from pyroute2.netlink.generic import AsyncGenericNetlinkSocket
+
+from targets.lio.netlink import NetlinkTask
 
 log = logging.getLogger(__name__)
 
@@ -68,35 +69,24 @@ class TcmuMessage(genlmsg):  # type: ignore[misc]  # pyroute2 has no types
     )
 
 
-class DeviceEvents:
+class DeviceEvents(NetlinkTask):
     """Listens, from `start` to `close`."""
 
     def __init__(self, heard: Callable[[DeviceEvent | None], None]) -> None:
+        super().__init__("tcmu events")
         self._heard = heard
-        self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Listen; from its return on every event is heard. Raises OSError without the family."""
         await self._open()
-        self._task = asyncio.create_task(self._listen(), name="tcmu events")
+        self._begin()
 
-    async def close(self) -> None:
-        """Stop listening."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-            self._socket.close()
+    def _new_socket(self) -> AsyncGenericNetlinkSocket:
+        return AsyncGenericNetlinkSocket()
 
-    async def _open(self) -> None:
-        self._socket = AsyncGenericNetlinkSocket()
-        try:
-            await self._socket.bind(FAMILY, TcmuMessage)
-            self._socket.add_membership(GROUP)
-        except BaseException:
-            self._socket.close()
-            raise
+    async def _bind(self) -> None:
+        await self._socket.bind(FAMILY, TcmuMessage)
+        self._socket.add_membership(GROUP)
 
     async def _listen(self) -> None:
         while True:

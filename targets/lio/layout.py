@@ -164,3 +164,11 @@ def entry_length(area: memoryview, mailbox: Mailbox, at: int, head: int) -> tupl
     if length < _SHORTEST.get(op, COMMAND_BYTES):
         raise TornRingError(f"an entry of kind {op} and {length} bytes at {at}")
     return op, length
+
+
+def aborted_by(area: memoryview, offset: int, length: int) -> tuple[int, tuple[int, ...]]:
+    """Kind and command ids of the TMR entry at `offset`; raises `TornRingError`."""
+    kind, count = TMR.unpack_from(area, offset + 8)
+    if TMR_IDS_AT + 2 * count > length:
+        raise TornRingError(f"a TMR entry of {length} bytes with {count} ids at {offset}")
+    return kind, tuple(area[offset + TMR_IDS_AT : offset + TMR_IDS_AT + 2 * count].cast("H"))

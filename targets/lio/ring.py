@@ -37,13 +37,12 @@ from targets.lio.layout import (
     SENSE_AT,
     SENSE_BYTES,
     TAIL_WORD,
-    TMR,
-    TMR_IDS_AT,
     UFLAG_READ_LEN,
     UFLAG_UNKNOWN_OP,
     UFLAGS_AT,
     RingOp,
     TornRingError,
+    aborted_by,
     entry_length,
     read_mailbox,
 )
@@ -172,9 +171,9 @@ class Ring:
             if op == _PAD:
                 self._skip(end)
             elif op == _TMR:
-                found = self._task_management(at, length)
+                found = aborted_by(self._area, self._at + at, length)
                 self._skip(end)
-                return found
+                return TaskManagement(*found)
             else:
                 self._refuse(at, end)
 
@@ -186,14 +185,6 @@ class Ring:
         self._line.append(~end)
         if len(self._line) == 1:
             self._move_tail(self._tail)
-
-    def _task_management(self, at: int, length: int) -> TaskManagement:
-        offset = self._at + at
-        kind, count = TMR.unpack_from(self._area, offset + 8)
-        if TMR_IDS_AT + 2 * count > length:
-            raise TornRingError(f"a TMR entry of {length} bytes with {count} ids at {at}")
-        ids = self._area[offset + TMR_IDS_AT : offset + TMR_IDS_AT + 2 * count]
-        return TaskManagement(kind, tuple(ids.cast("H")))
 
     def _refuse(self, at: int, end: int) -> None:
         """An entry that a newer kernel may know: it is said to be unknown, and passed."""

@@ -44,12 +44,11 @@ from targets.lio.layout import (
     MARK_MOVED,
     REQUEST,
     TAIL_WORD,
-    TMR,
-    TMR_IDS_AT,
     Mailbox,
     RingOp,
     TcmuError,
     TornRingError,
+    aborted_by,
     entry_length,
     read_mailbox,
 )
@@ -157,7 +156,7 @@ def judge(area: memoryview) -> Verdict:
     try:
         for op, at, length in _slots(area, mailbox, tail, head):
             if op == RingOp.TMR:
-                aborted.update(_aborted(area, mailbox.ring_at + at, length))
+                aborted.update(aborted_by(area, mailbox.ring_at + at, length)[1])
             elif op != RingOp.PAD:
                 _note(area, mailbox.ring_at + at, length, op, opcodes)
     except TcmuError as error:
@@ -205,10 +204,3 @@ def _note(area: memoryview, offset: int, length: int, op: int, opcodes: dict[int
     if not offset + IOVECS_AT <= cdb_at < offset + length:
         raise TornRingError(f"a CDB at {cdb_at}, outside of its entry at {offset}")
     opcodes[cmd_id] = area[cdb_at]
-
-
-def _aborted(area: memoryview, offset: int, length: int) -> tuple[int, ...]:
-    count = TMR.unpack_from(area, offset + 8)[1]
-    if TMR_IDS_AT + 2 * count > length:
-        raise TornRingError(f"a TMR entry of {length} bytes with {count} ids")
-    return tuple(area[offset + TMR_IDS_AT : offset + TMR_IDS_AT + 2 * count].cast("H"))
