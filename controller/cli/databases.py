@@ -14,7 +14,7 @@ from controller.api import messages as m
 from controller.api.codes import Exit
 from controller.cli.locate import find_agent
 from controller.cli.names import complete_data_set
-from controller.cli.output import print_json, print_line, show, table
+from controller.cli.output import details, print_json, print_line, show, table
 from controller.cli.session import ApiGroup, Session
 from controller.service.client import ApiClient
 
@@ -23,25 +23,26 @@ POLL_S = 0.5
 _DATA_SET = click.argument("data_set", required=False, shell_complete=complete_data_set)
 
 
-def database_table(databases: list[m.DatabaseInfo]) -> Table:
-    """Databases, a line each, with what went wrong and what to do about it."""
-    return table(
-        ("DATABASE", "KIND", "PATH", "STATE", "DONE", "RECOVERY", "CHECK", "PROBLEM", "NEXT"),
+def database_parts(databases: list[m.DatabaseInfo]) -> list[Table]:
+    """Databases, a line each, and below what went wrong and what to do about it."""
+    lines = table(
+        ("DATABASE", "KIND", "PATH", "STATE", "DONE", "RECOVERY", "CHECK"),
         [
             (
                 one.name,
                 one.kind,
                 one.path or ".",
                 one.state.value,
-                one.done,
-                f"{one.recover_s:.1f} s" if one.recover_s else "",
-                f"{one.check_s:.1f} s" if one.check_s else "",
-                one.error,
-                one.next_step,
+                one.done or "-",
+                f"{one.recover_s:.1f} s" if one.recover_s else "-",
+                f"{one.check_s:.1f} s" if one.check_s else "-",
             )
             for one in databases
         ],
     )
+    failed = [one for one in databases if one.error]
+    rows = [row for one in failed for row in ((one.name, one.error), ("next", one.next_step))]
+    return [lines, details(rows)] if rows else [lines]
 
 
 @click.group("db", cls=ApiGroup)
@@ -97,6 +98,6 @@ def _report(session: Session, info: m.RecoveryInfo) -> None:
     if session.json:
         print_json(info)
     elif info.databases:
-        show(database_table(info.databases))
+        show(*database_parts(info.databases))
     else:
         print_line(f"data set '{info.data_set}' has no databases")

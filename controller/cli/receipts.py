@@ -11,7 +11,7 @@ import time
 from rich.table import Table
 
 from controller.api import messages as m
-from controller.cli.databases import database_table
+from controller.cli.databases import database_parts
 from controller.cli.output import details, table
 from controller.service.sizes import format_size
 
@@ -100,7 +100,7 @@ def receipt_parts(receipt: m.Receipt) -> list[Table]:
         )
     ]
     if receipt.databases:
-        parts.append(database_table(receipt.databases))
+        parts += database_parts(receipt.databases)
     if receipt.files:
         parts.append(_files(receipt.files, count))
     if receipt.conflicts:

@@ -88,6 +88,7 @@ def test_every_frame_kind_is_in_the_page() -> None:
         ("host1", AgentConfig),
         ("host2", AgentConfig),
         ("backups", AgentConfig),
+        ("databases", AgentConfig),
     ],
 )
 def test_configurations(name: str, model: type[BaseModel]) -> None:

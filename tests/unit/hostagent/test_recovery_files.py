@@ -60,6 +60,14 @@ def test_a_part_is_refused_with_the_set_and_the_command(names: list[str], togeth
     assert f"trilun restore --data-set ds --conflict overwrite {command}" in caught.value.next_step
 
 
+def test_the_refusal_is_the_one_in_the_manual() -> None:
+    one = FileSet("main", "postgresql", ("pg/15/main",))
+    with pytest.raises(PartOfDatabaseError) as caught:
+        named_sets([one], ["pg/15/main/base"], "", "demo", OVERWRITE)
+    manual = (Path(__file__).parents[3] / "docs/operating.md").read_text(encoding="utf-8")
+    assert f" failed: find: {caught.value.message}\nnext: {caught.value.next_step}\n" in manual
+
+
 @pytest.mark.parametrize("policy", [Conflict.KEEP_BOTH, Conflict.SKIP])
 def test_files_of_now_may_not_stay_among_it(policy: Conflict) -> None:
     with pytest.raises(PartOfDatabaseError, match="only come back as it was") as caught:
