@@ -17,6 +17,7 @@ from controller.api.verbs import Verb
 from controller.service.bus import Answer
 from hostagent.config import AgentConfig, DataSetConfig
 from hostagent.first_volumes import FirstVolumeKeeper
+from hostagent.jobs.brief import brief
 from hostagent.jobs.engine import JobEngine
 from hostagent.jobs.ports import Nodes
 from hostagent.jobs.slots import newest_first
@@ -139,7 +140,7 @@ class Agent:
         return _answer(info, new, f"job {info.id} has begun", f"job {info.id} is that request's")
 
     async def _job_list(self, _params: m.Empty, _request: Request) -> Answer:
-        return Answer(result=m.JobList(jobs=self._jobs.list_jobs()))
+        return Answer(result=m.JobList(jobs=[brief(info) for info in self._jobs.list_jobs()]))
 
     async def _job_show(self, params: m.Named, _request: Request) -> Answer:
         return Answer(result=self._jobs.show(params.name))

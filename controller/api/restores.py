@@ -96,6 +96,7 @@ class RestorePlan(Info):
     file_count: int = 0
     """All files of the set, those in directories included."""
     missing: list[str]
+    """At most 1,000 of what was asked for and isn't there."""
     to: str = ""
     bytes_to_copy: Bytes
     direction: Direction

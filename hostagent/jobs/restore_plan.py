@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from controller.api import messages as m
 from hostagent.copying.beneath import shown
-from hostagent.copying.walk import Found
+from hostagent.copying.walk import MAX_LISTED, MAX_LISTED_BYTES, Found
+from hostagent.jobs.brief import fitting
 from hostagent.jobs.context import JobContext
 from hostagent.jobs.restore_files import place_of, policy_of, restored
 from hostagent.jobs.survey import source_of
@@ -59,7 +60,7 @@ def plan_of(context: JobContext, found: Found, steps: list[str]) -> m.RestorePla
         backup_at=source.taken_at,
         files=[restored(file) for file in found.named],
         file_count=found.files,
-        missing=found.missing,
+        missing=fitting(found.missing[:MAX_LISTED], str, MAX_LISTED_BYTES),
         to=shown(place) if place else "",
         bytes_to_copy=found.file_bytes,
         direction=m.Direction.REVERSE,
