@@ -19,6 +19,7 @@ from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from controller.api.messages import JobKind
 from controller.api.verbs import VERBS
+from controller.link.transport import Peer
 from hostagent.config import BackupSlot, DataSetConfig
 from hostagent.copying.walk import Found, Listed
 from hostagent.errors import HostError
@@ -30,7 +31,7 @@ from hostagent.jobs.steps import JobTable, StepWork
 from hostagent.jobs.whole import WHOLE
 from hostagent.programs import Blocking
 from hostagent.records import RecordStore
-from tests.rig import Running, chain, two_nodes, write
+from tests.rig import Running, chain, linked, start_node, two_nodes, write
 
 S = m.PairState
 BLOCK = 4096
@@ -136,6 +137,13 @@ class Rig:
             await asyncio.Event().wait()
 
     # -- nodes
+
+    async def restart_secondary(self) -> None:
+        """Stop the secondary and start it again; both controllers find each other again."""
+        directory, port = self.b.directory, self.b.node.link_port
+        await self.b.stop()
+        self.b = await start_node(directory, "b", [Peer("a", "127.0.0.1", 1)], port=port)
+        await linked(self.a, self.b)
 
     async def call(self, node: str, verb: str, params: m.Params, request_id: str | None) -> m.Info:
         await self.moment(f"before {verb}")
@@ -322,3 +330,5 @@ async def rig(directory: Path, slots: int = 1) -> AsyncIterator[Rig]:
             yield kit
         finally:
             kit.blocking.close()
+            if kit.b is not b:
+                await kit.b.stop()

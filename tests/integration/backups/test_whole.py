@@ -256,3 +256,13 @@ async def test_what_was_undone_is_not_gone_on_with(tmp_path: Path) -> None:
         await engine.load({"ds": kit.config})
         with pytest.raises(RejectedError, match="nothing left"):
             await engine.resume(info.id)
+
+
+@pytest.mark.parametrize("after", ["pair.split", "pair.resync"])
+async def test_a_secondary_that_is_restarted_in_the_middle_is_waited_for(
+    tmp_path: Path, after: str
+) -> None:
+    async with rig(tmp_path) as kit:
+        image = await backed_up(kit)
+        kit.meanwhile[f"after {after}"] = kit.restart_secondary
+        await restored(kit, image, await kit.restore())
