@@ -172,7 +172,9 @@ class Desk:
             directory, after = pending.pop(), ""
             while True:
                 answer = await self.desk.diff(LookDiff(job="look-1", path=directory, after=after))
-                found.update({d.path: (d.what, d.detail) for d in answer.differences})
+                told = {d.path: (d.what, d.detail) for d in answer.differences}
+                assert not told.keys() & found.keys(), "each is told once"
+                found.update(told)
                 pending += answer.directories
                 after = answer.after
                 if not after:
