@@ -20,7 +20,7 @@ from controller.api.errors import RejectedError
 from hostagent.attach.attacher import address_of
 from hostagent.config import DataSetConfig
 from hostagent.errors import FsBusyError, HostError
-from hostagent.filesystem.freezing import Freeze, thaw
+from hostagent.filesystem.freezing import Freeze, thaw, write_out
 from hostagent.filesystem.mounts import find_mount
 from hostagent.filesystem.volumes import HostVolumes, MountPlan
 from hostagent.jobs.ports import Nodes
@@ -179,6 +179,8 @@ class FirstVolumeKeeper:
 
     async def _begin_freeze(self, first: _First, ttl_s: float) -> list[m.DatabaseInfo]:
         name = first.config.name
+        # The freeze writes out what is dirty, within its time and while databases are held.
+        await self._blocking.run(write_out, first.config.mountpoint)
         prepared = await self._databases.quiesce(name, ttl_s)
         first.freeze = await self._blocking.run(Freeze.begin, first.config.mountpoint, ttl_s)
         if not self._databases.still_quiesced(name):

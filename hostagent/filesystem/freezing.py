@@ -19,9 +19,11 @@ from types import ModuleType
 
 from hostagent.errors import HostError
 from hostagent.filesystem import guard as guard_program
+from hostagent.programs import need_program, run_program
 
 FIFREEZE = 0xC0045877  # _IOWR('X', 119, int), linux/fs.h
 GUARD_START_TIMEOUT_S = 10.0
+WRITE_OUT_TIMEOUT_S = 240.0
 
 
 class Freeze:
@@ -74,6 +76,12 @@ class Freeze:
         self._guard.stdin.close()
         self._guard.stdout.close()
         self._guard.wait()
+
+
+def write_out(mountpoint: Path) -> None:
+    """syncfs(2): what a freeze would have to write first, while everybody still may write."""
+    argv = [need_program("sync", "coreutils"), "-f", str(mountpoint)]
+    run_program(argv, timeout_s=WRITE_OUT_TIMEOUT_S)
 
 
 def thaw(mountpoint: Path) -> bool:

@@ -171,3 +171,12 @@ async def test_every_commit_from_before_the_split_comes_back(
         load.ledger.judge([int(line) for line in rows.split()], at_least, at_most)
     assert await asyncio.to_thread(mariadb.sql, "SHOW DATABASES LIKE 'later'") == ""
     assert not (mariadb.data / "later").exists()
+
+    # A check that finds nothing proves nothing unless it can find.
+    await asyncio.to_thread(mariadb.stop)
+    with (mariadb.data / "shop/aside.MYD").open("r+b") as file:
+        file.write(b"torn" * 100)
+    found = await demo.checked()
+    assert found.state is m.DatabaseState.FAILED
+    assert "shop.aside: " in found.error
+    assert "`trilun db check demo`" in found.next_step

@@ -167,3 +167,16 @@ async def test_every_commit_from_before_the_split_comes_back(
     assert await asyncio.to_thread(postgres.sql, gone) == "t"
     extensions = "SELECT count(*) FROM pg_extension WHERE extname = 'amcheck'"
     assert await asyncio.to_thread(postgres.sql, extensions) == "0", "the check leaves nothing"
+
+    # A check that finds nothing proves nothing unless it can find.
+    table = await asyncio.to_thread(postgres.sql, "SELECT pg_relation_filepath('kept')")
+    # Else recovery would write the page anew from the log.
+    await asyncio.to_thread(postgres.sql, "CHECKPOINT")
+    await asyncio.to_thread(postgres.kill)
+    with (postgres.data / table).open("r+b") as file:
+        file.seek(4000)
+        file.write(b"torn" * 100)
+    found = await demo.checked()
+    assert found.state is m.DatabaseState.FAILED
+    assert "postgres: public.kept: " in found.error
+    assert "`trilun db check demo`" in found.next_step
