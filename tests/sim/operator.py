@@ -228,14 +228,20 @@ class Operator:
         machine = self.oracle.machines[plan.p_machine]
         return await self.give(machine, "pair.delete", m.PairDelete(name=plan.name, force=force))
 
-    async def mark(self, remote: PairPlan, local: PairPlan) -> Answered:
-        """Take a backup: split the local pair at one point of the remote stream."""
+    async def mark(
+        self, remote: PairPlan, local: PairPlan, *, split_remote: bool = False
+    ) -> Answered:
+        """Take a backup: split the local pair, or both, at one point of the remote stream."""
         machine = self.oracle.machines[remote.p_machine]
         watch = self._begin_watch(remote)
-        params = m.BackupMark(remote_pair=remote.name, local_pair=local.name, label="b")
+        params = m.BackupMark(
+            remote_pair=remote.name, local_pair=local.name, label="b", split_remote=split_remote
+        )
         answer = await self.give(machine, "backup.mark", params)
         if answer.done and watch is not None:
             self._check_instant(remote, watch, local.s_machine, local.s_volume)
+            if split_remote:
+                self._check_instant(remote, watch, remote.s_machine, remote.s_volume)
         return answer
 
     # ------------------------------------------------------------ law L11

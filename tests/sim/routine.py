@@ -126,7 +126,7 @@ class Routine(Operator):
                 if self.in_pair(remote) and self.in_pair(local):
                     break
                 await asyncio.sleep(0.1)
-        await self.mark(remote, local)
+        await self.mark(remote, local, split_remote=self.rng.random() < 0.3)
 
     async def restore(self) -> None:
         """A whole restore: second from third, then first from second (law L6)."""

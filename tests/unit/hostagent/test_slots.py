@@ -60,7 +60,7 @@ def test_no_backup_that_is_kept_is_ever_overwritten(
     backups = newest_first([each for each in slots if each.is_backup])
     free = [each for each in slots if not each.is_backup and each.state not in ("RCPY", "SMPL")]
     kept = keep if keep is not None else (1 if len(slots) > 1 else 0)
-    if not free and len(backups) <= kept or not (free or backups):
+    if (not free and len(backups) <= kept) or not (free or backups):
         with pytest.raises(RejectedError) as caught:
             choose_for_backup(slots, keep)
         assert caught.value.code is Code.WRONG_STATE
