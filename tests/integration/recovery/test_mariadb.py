@@ -30,7 +30,8 @@ SETTINGS = [
     "--skip-networking",
     "--innodb-buffer-pool-size=16M",
     "--innodb-log-file-size=4M",
-    "--innodb-fast-shutdown=1",
+    # Else a table that was not closed is repaired in silence when it is opened.
+    "--myisam-recover-options=OFF",
 ]
 
 
@@ -162,6 +163,7 @@ async def test_every_commit_from_before_the_split_comes_back(
 
     info = await demo.restore(PATH)
     assert info.state is m.JobState.DONE, f"{info}\n{demo.logs()}\n{mariadb.log()}"
+    assert info.kind is m.JobKind.RESTORE, "the whole volume would come back exactly anyway"
     assert info.receipt is not None
     (database,) = info.receipt.databases
     assert database.state is m.DatabaseState.GOOD, database
