@@ -11,7 +11,8 @@ from deploy.labs.roles import DataSet, unit_of
 from deploy.pair import REPOSITORY
 from tests.lab import images
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
+"""The first test also boots the lab, which takes minutes on a busy machine."""
 
 FILES = 2200
 WIRE_LIMIT = 1.05
