@@ -6,6 +6,7 @@ Owns what docs/numbers.md records. Everything runs on loopback, on files in one 
     target     the embedded target against tgtd: the same client, the same file system
     intent     random writes over a large mirrored volume against those inside one hot extent
     lio        our TCMU LUN against the kernel's fileio and tcmu-runner, in a lab host
+    restore    bytes and times of a file's restore at 10 GiB and 1 TiB, and of a whole volume's
     group      how long a host's write waits when a group of eight pairs is split
 """
 
@@ -28,6 +29,7 @@ from pathlib import Path
 from deploy.bench_group import measure_group
 from deploy.bench_intent import measure_intent
 from deploy.bench_lio import measure_lio
+from deploy.bench_restore import measure_restore
 from deploy.labs.problem import LabError
 from deploy.pair import PATH, LocalPair, PairError, free_port
 from deploy.recovery import measure_recovery
@@ -166,6 +168,7 @@ MEASURES: dict[str, Callable[[Path], Mapping[str, object]]] = {
     "intent": measure_intent,
     "lio": measure_lio,
     "group": measure_group,
+    "restore": measure_restore,
 }
 
 
