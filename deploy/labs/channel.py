@@ -111,9 +111,14 @@ class Channel:
         """Run a command to its end; CommandError quotes what it said when it fails."""
         call = self.start(*argv, **more)
         with call.link:
-            call.write(stdin)
-            call.end_input()
-            ran = call.wait(timeout_s)
+            # Beside the reading: a command that answers while it is fed would fill both ways.
+            feeding = threading.Thread(target=call.feed, args=(stdin,))
+            feeding.start()
+            try:
+                ran = call.wait(timeout_s)
+            finally:
+                call.hang_up()
+                feeding.join()
         if check and ran.code != 0:
             said = (ran.stderr.decode(errors="replace").strip() or ran.text)[-2000:]
             raise CommandError(f"{' '.join(argv)}: exit {ran.code}: {said}")
@@ -134,6 +139,11 @@ class Call:
         """Give it input."""
         for begin in range(0, len(data), agent.CHUNK_BYTES):
             self._send(agent.INPUT, data[begin : begin + agent.CHUNK_BYTES])
+
+    def feed(self, data: bytes) -> None:
+        """Give it all of its input."""
+        self.write(data)
+        self.end_input()
 
     def end_input(self) -> None:
         """Close its input."""
