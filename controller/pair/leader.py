@@ -63,7 +63,6 @@ class Leader:
         if asked.rate_limit_bytes_per_s is not None:
             record.rate_limit_bytes_per_s = asked.rate_limit_bytes_per_s
         record.halted = False
-        record.guarded = False
         if decision.direction is Direction.FORWARD:
             # Where nobody named the direction, nothing may be discarded that came since.
             await self._forward("" if direction is not None else report.current)
@@ -136,6 +135,7 @@ class Leader:
         # From this step on every write of a host is in the stream, behind all copies before it.
         side.lead()
         record.goal = "mirror"
+        record.guarded = False
         record.agree(agreed)
         record.closed = ""
         side.volume.state.generation = agreed
@@ -199,6 +199,7 @@ class Leader:
             raise
         owner.talk.still(channel)
         record.goal = "reverse"
+        record.guarded = False
         side.volume.state.consistent = False
         record.agree(current)
         side.follow()
@@ -217,7 +218,7 @@ class Leader:
         if isinstance(reply, msg.Refused):
             side.part()
             side.volume.state.consistent = was_consistent
-            record.goal = before.goal
+            record.goal, record.guarded = before.goal, before.guarded
             record.current, record.baseline = before.current, before.baseline
             record.history = before.history
             owner.set_state(before.state, reply.reason)

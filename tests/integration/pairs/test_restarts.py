@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +13,8 @@ import pytest
 
 from controller.api import messages as m
 from controller.link.transport import Peer
+from controller.pair import messages as msg
+from controller.pair.follower import Follower
 from controller.volume.slots import CorruptError
 from targets.lun import LunError
 from tests.rig import Running, chain, eventually, flush, linked, read, start_node, write
@@ -292,3 +295,31 @@ async def test_a_catalogue_that_is_damaged_or_of_another_node_is_refused(tmp_pat
     path.write_bytes(b"\x5a" * path.stat().st_size)
     with pytest.raises(CorruptError):
         await start_node(tmp_path / "n", "n", [])
+
+
+async def test_what_the_guard_split_follows_again_although_that_was_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The controller dies between the decision to copy and the copy's begin."""
+    reached, real = asyncio.Event(), Follower._prepare
+
+    async def prepare(follower: Follower, message: msg.Prepare) -> None:
+        if follower._record.name == "local":
+            reached.set()
+            await asyncio.Event().wait()
+        await real(follower, message)
+
+    async with site(tmp_path) as both:
+        await both.a.do("pair.split", m.PairSplit(name="remote"))
+        await write(both.a.volume("first"), 0, b"g" * BLOCK)
+        monkeypatch.setattr(Follower, "_prepare", prepare)
+        await both.a.do("pair.resync", m.PairResync(name="remote"))
+        await asyncio.wait_for(reached.wait(), 30)
+        # Another pair's commit writes down the whole catalogue meanwhile.
+        await both.b.node.catalogue.commit()
+        await both.stop("b", "killed")
+        monkeypatch.undo()
+        await both.start("b")
+        await both.in_sync()
+        await both.b.until("local", S.PAIR)
+        assert both.b.image("third") == both.b.image("second")
