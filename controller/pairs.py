@@ -154,7 +154,7 @@ class Pairs:
         shelved = self._volumes.get(record.volume)
         bitmap = DirtyBitmap(shelved.record.size_bytes // BLOCK_BYTES)
         store = self._meta_disk.open(
-            _bitmap_name(record), file_bytes(bitmap.blocks), create=create, reserve=create
+            record.bitmap_name, file_bytes(bitmap.blocks), create=create, reserve=create
         )
         bitmap_file = BitmapFile(store, bitmap, bytes.fromhex(record.id))
         if create:
@@ -201,13 +201,10 @@ class Pairs:
             shelved = self._volumes.get(record.volume)
             if shelved.leaving:
                 raise RejectedError(Code.IN_USE, f"volume '{record.volume}' is being deleted")
-            if record.role is m.Role.S_VOL:
-                for owner in self.of_volume(record.volume):
-                    if owner.record.role is m.Role.S_VOL:
-                        raise RejectedError(
-                            Code.IN_USE,
-                            f"'{record.volume}' is the S-VOL of pair '{owner.record.name}'",
-                        )
+            taken = [o for o in self.of_volume(record.volume) if o.record.role is m.Role.S_VOL]
+            if record.role is m.Role.S_VOL and taken:
+                name = taken[0].record.name
+                raise RejectedError(Code.IN_USE, f"'{record.volume}' is the S-VOL of pair '{name}'")
             shelved.claims += 1
             try:
                 return await self._add(record)
@@ -218,7 +215,7 @@ class Pairs:
         try:
             owner = await self._open(record, create=True)
         except StoreError as error:
-            self._meta_disk.remove(_bitmap_name(record))
+            self._meta_disk.remove(record.bitmap_name)
             raise RejectedError(
                 Code.NO_SPACE, f"no space for the bitmap of '{record.name}': {error.detail}"
             ) from error
@@ -239,15 +236,25 @@ class Pairs:
                     f"'{record.volume}' is being copied back to by pair '{back[0].record.name}'",
                     f"wait for it: trilun pair wait {back[0].record.name} PAIR",
                 )
-            await self.guard(owner.side)
-            owner.side.volume.state.consistent = False
-            owner.side.volume.update_access()
-        # Bits first: any commit of the catalogue meanwhile would make a pair of it whose bitmap
-        # file says on disk that nothing differs (law L1).
-        await finished(owner.side.bitmap_file.save)
+        was_consistent = (state := owner.side.volume.state).consistent
+        try:
+            if record.role is m.Role.S_VOL:
+                await self.guard(owner.side)
+                state.consistent = False
+                owner.side.volume.update_access()
+            # Bits first: any commit of the catalogue meanwhile would make a pair of it whose
+            # bitmap file says on disk that nothing differs (law L1).
+            await finished(owner.side.bitmap_file.save)
+        except (RejectedError, StoreError):
+            state.consistent = was_consistent
+            self._close(owner)
+            raise
         self._catalogue.contents.pairs.append(record)
-        await self._catalogue.commit()
-        owner.start()
+        try:
+            await self._catalogue.commit()
+        finally:
+            # Also where that failed: whoever asks this side for something gets an answer.
+            owner.start()
         return owner
 
     def connect_local(self, name: str) -> None:
@@ -381,7 +388,7 @@ class Pairs:
         if record.kind is m.PairKind.LOCAL:
             self._part_local(record.name)
         side.bitmap_file.close()
-        self._meta_disk.remove(_bitmap_name(record))
+        self._meta_disk.remove(record.bitmap_name)
         side.volume.update_access()
         owner.retire()
 
@@ -391,8 +398,3 @@ class Pairs:
             other = self._owners.get((name, role))
             if other is not None and isinstance(other.side.channel, LocalChannel):
                 other.side.channel.alive = False
-
-
-def _bitmap_name(record: PairRecord) -> str:
-    half = record.half or ("p" if record.role is m.Role.P_VOL else "s")
-    return f"{record.id}.{half}.bitmap"

@@ -80,6 +80,12 @@ class PairRecord(BaseModel):
         self.baseline = current
 
     @property
+    def bitmap_name(self) -> str:
+        """The file of this side's bitmap."""
+        half = self.half or ("p" if self.role is Role.P_VOL else "s")
+        return f"{self.id}.{half}.bitmap"
+
+    @property
     def copying(self) -> Direction | None:
         """Which way a copy runs in this state."""
         if self.state is PairState.COPY:

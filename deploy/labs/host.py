@@ -18,6 +18,7 @@ from deploy.labs.layer import Layer
 from deploy.labs.network import PREFIX_BITS, Network, mac
 from deploy.labs.problem import HostGoneError, LabError
 from deploy.labs.process import Process, call, tool
+from deploy.pair import REPOSITORY
 
 KERNEL = "linux.uml"
 BOOT_WITHIN_S = 120.0
@@ -93,6 +94,7 @@ class Host:
             f"LAYER={self.layer.root}",
             f"ADDRESS={self.address}/{PREFIX_BITS}",
             *([f"PACKAGE={self.package}"] if self.package else []),
+            f"CHECKOUT={REPOSITORY}",
             f"ubd0={disk}",
             f"vec0:transport=tap,ifname={tap},depth=128,gro=1,mac={mac(self.address)}",
             *("con=null", "con0=null,fd:1", "ssl=null", "quiet", "printk.time=1"),

@@ -39,8 +39,9 @@ class Controller:
     def install(self) -> None:
         """As docs/configuration.md says, but for the place of the programs."""
         unit = (SYSTEMD / "trilund@.service").read_text().replace("/opt/trilun/bin", str(BIN))
-        # The tree of a developer may lie in a home directory.
+        # The tree of a developer may lie in a home directory, or in a temporary one.
         unit = unit.replace("ProtectHome=yes", "ProtectHome=read-only")
+        unit = unit.replace("PrivateTmp=yes", f"PrivateTmp=yes\nBindReadOnlyPaths={ROOT}")
         config = (
             'node = "ctl1"\n[broker]\nhost = "127.0.0.1"\nport = 1884\n'
             '[target]\nkind = "auto"\nlisten = ["127.0.0.1:3260"]\n'
