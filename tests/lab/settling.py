@@ -6,7 +6,7 @@ from typing import Any
 
 from deploy.labs import data_sets
 from deploy.labs.lab import Lab
-from deploy.labs.roles import CONTROLLERS, DataSet
+from deploy.labs.roles import CONTROLLERS, DataSet, unit_of
 
 PEACE_WITHIN_S = 180.0
 
@@ -42,6 +42,13 @@ def wait_online(lab: Lab, *nodes: str, within_s: float = PEACE_WITHIN_S) -> None
 def everybody(lab: Lab) -> list[str]:
     """All nodes of the lab that are started at boot."""
     return [name for name in lab.names if name in CONTROLLERS or name.startswith("host")]
+
+
+def mount_anew(lab: Lab, data: DataSet) -> None:
+    """What host 1 has to do behind a power loss of the primary: a flush has failed, its file system
+    has stopped, and the journal is replayed when it is mounted anew."""
+    lab.host("host1").run("systemctl", "restart", unit_of("host1"), timeout_s=120)
+    data_sets.wait_mounted(lab, data)
 
 
 def make_whole(lab: Lab, data: DataSet) -> None:

@@ -177,7 +177,9 @@ def test_a_secondary_without_power(lab: Lab, ext4: DataSet, files: Load) -> None
 @pytest.mark.parametrize(
     "victims", [("primary",), ("secondary",), ("primary", "secondary")], ids="+".join
 )
-def test_controllers_without_power(lab: Lab, disk: Load, victims: tuple[str, ...]) -> None:
+def test_controllers_without_power(
+    lab: Lab, ext4: DataSet, disk: Load, victims: tuple[str, ...]
+) -> None:
     for name in victims:
         lab.host(name).kill()
     for name in victims:
@@ -187,6 +189,8 @@ def test_controllers_without_power(lab: Lab, disk: Load, victims: tuple[str, ...
     judge_disk(lab, disk)
     # What was acknowledged and not flushed is gone with the primary's memory: its host is told.
     assert bool(disk.errors) == ("primary" in victims)
+    if "primary" in victims:
+        settling.mount_anew(lab, ext4)
 
 
 def test_host_2_without_power_in_the_middle_of_a_restore(
