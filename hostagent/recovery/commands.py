@@ -80,13 +80,13 @@ class Held:
         try:
             async with asyncio.timeout(timeout_s):
                 said = await _until(process, script.encode(), marker.encode())
-            held = True
+            held = said.startswith(marker)
         except TimeoutError as exc:
             raise ToolError(f"'{_name(argv)}' was not ready within {timeout_s:.0f} s") from exc
         finally:
             if not held:
                 await _end(process)
-        if not said.startswith(marker):
+        if not held:
             raise ToolError(f"{_name(argv)} failed: {said or 'it said nothing'}", output=said)
         return cls(process, said.removeprefix(marker).strip())
 

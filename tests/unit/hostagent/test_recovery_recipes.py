@@ -167,6 +167,13 @@ async def test_what_never_says_that_it_holds_is_ended() -> None:
         await Held.begin(["echo", "no way"], script="", marker="held", timeout_s=10)
 
 
+async def test_what_says_something_else_is_ended() -> None:
+    argv = ["sh", "-c", "echo $$; exec >&- 2>&-; exec sleep 600"]
+    with pytest.raises(ToolError) as caught:
+        await Held.begin(argv, script="", marker="held", timeout_s=10)
+    assert not Path(f"/proc/{int(caught.value.output)}").exists()
+
+
 async def test_what_is_held_ends_with_its_input() -> None:
     held = await Held.begin(["cat"], script="held so\n", marker="held", timeout_s=10)
     assert (held.said, held.holds) == ("so", True)
