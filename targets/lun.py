@@ -82,16 +82,16 @@ class LunIdentity:
 
 
 class Losses(Protocol):
-    """Who has still to hear that what it wrote and did not flush may be gone.
+    """Who may take for kept what it wrote, did not flush, and a power loss took.
 
     Initiators are named as front ends name their nexuses.
     """
 
     def owed(self, initiator: str) -> bool:
-        """Whether power was lost since this initiator last heard of it, or looked anew."""
+        """Whether power was lost since this initiator last looked at the unit anew."""
 
     def settled(self, initiator: str) -> None:
-        """It has heard. Kept durably, soon."""
+        """It has looked anew. Kept durably, soon."""
 
 
 class NoLosses:
@@ -118,7 +118,7 @@ class LogicalUnit(Protocol):
 
     @property
     def losses(self) -> Losses:
-        """What a flush has to own up to before it may be answered."""
+        """Who may not write or flush."""
 
     @property
     def access(self) -> Access:

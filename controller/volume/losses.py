@@ -1,7 +1,7 @@
-"""Which initiators have still to hear that a power loss took writes they had not flushed.
+"""Which initiators may take for kept what a power loss took: writes they had not flushed.
 
 Owns a volume's memory of that (law L5). Must not know SCSI. When the catalogue can't be written
-an initiator is told once more at worst.
+an initiator has to look anew once more at worst.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from controller.volume.store import StoreDone, StoreError
 log = logging.getLogger(__name__)
 
 MAX_SETTLED = 64
-"""Initiators remembered for a volume; beyond, the oldest is told again if it comes back."""
+"""Initiators remembered for a volume; beyond, the oldest must look anew if it comes back."""
 
 
 class LossState(Protocol):
@@ -27,7 +27,7 @@ class LossState(Protocol):
     power_lost: bool
     """Since the volume was made, power was lost under it."""
     settled: list[str]
-    """Who has heard of the last time."""
+    """Who has looked anew since the last time."""
 
 
 class PowerLosses:
@@ -38,19 +38,17 @@ class PowerLosses:
         self._commit = commit
 
     def owed(self, initiator: str) -> bool:
-        """Whether it must not take what it wrote for kept."""
+        """Whether it may take for kept what is gone."""
         return self._state.power_lost and initiator not in self._state.settled
 
     def settled(self, initiator: str) -> None:
-        """It has heard."""
+        """It looks anew."""
         self._state.settled = [*self._state.settled, initiator][-MAX_SETTLED:]
         self._commit(self._noted)
 
     def _noted(self, error: StoreError | None) -> None:
         if error is not None:
-            log.warning(
-                "volume %s: who heard of lost writes isn't noted: %s", self._state.name, error
-            )
+            log.warning("volume %s: who looked anew isn't noted: %s", self._state.name, error)
 
 
 def opened(state: LossState, *, same_boot: bool) -> None:

@@ -83,7 +83,7 @@ def write(unit: Unit, command: Command) -> None:
         raise SenseError(INVALID_FIELD_IN_CDB)
     lba, blocks = extent(cdb)
     unit.check_extent(lba, blocks, MAX_TRANSFER_BLOCKS)
-    unit.check_writable()
+    unit.check_writable(command.nexus)
     command.asked_bytes = blocks * LOGICAL_BLOCK_BYTES
     store(unit, command, lba * LOGICAL_BLOCK_BYTES, bool(flags & _FUA))
 
@@ -111,7 +111,7 @@ def synchronize_cache(unit: Unit, command: Command) -> None:
     lba, blocks = extent(command.cdb)
     unit.check_extent(lba, blocks)
     unit.check_readable()
-    unit.check_flushable(command.nexus)
+    unit.check_kept(command.nexus)
     unit.lu.flush(command.unit_done)
 
 

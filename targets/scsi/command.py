@@ -8,7 +8,6 @@ Fails never; a failed command carries its status and sense data.
 from __future__ import annotations
 
 import abc
-import enum
 from collections import deque
 from collections.abc import Sequence
 
@@ -18,16 +17,6 @@ from targets.scsi.sense import FAULT_SENSE, Sense, Status, fixed_format
 MAX_ATTENTIONS = 16
 
 
-class Loss(enum.Enum):
-    """What an initiator knows of writes that were acknowledged, not flushed, and lost."""
-
-    NONE = enum.auto()
-    OWED = enum.auto()
-    """Its next flush fails."""
-    TOLD = enum.auto()
-    """A flush has failed. The next one shows that this answer arrived."""
-
-
 class Nexus:
     """One initiator's view of one logical unit: the unit attentions it has still to hear.
 
@@ -35,12 +24,13 @@ class Nexus:
     because the initiator has to re-read everything by then anyway.
     """
 
-    __slots__ = ("attentions", "loss", "name")
+    __slots__ = ("attentions", "lost_writes", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.attentions: deque[Sense] = deque()
-        self.loss = Loss.NONE
+        self.lost_writes = False
+        """Whether it may take writes for kept that a power loss took."""
 
     def queue(self, sense: Sense) -> None:
         """Report `sense` on the next command that may carry it."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from targets.lun import LOGICAL_BLOCK_BYTES, LogicalUnit, UnitAttention
 from targets.scsi import blocks, sweeps
 from targets.scsi.cdb import SA_GET_LBA_STATUS, SA_READ_CAPACITY_16, SA_REPORT_OPCODES, Op, u32
-from targets.scsi.command import Command, Loss, Nexus
+from targets.scsi.command import Command, Nexus
 from targets.scsi.inquiry import inquiry
 from targets.scsi.modes import mode_select, mode_sense
 from targets.scsi.opcodes import report_supported
@@ -53,7 +53,7 @@ def _start_stop_unit(unit: Unit, command: Command) -> None:
         unit.check_readable()
         command.good()
     else:
-        unit.check_flushable(command.nexus)
+        unit.check_kept(command.nexus)
         unit.lu.flush(command.unit_done)
 
 
@@ -156,8 +156,7 @@ class DeviceServer:
         nexus = Nexus(name)
         if power_on:
             nexus.queue(POWER_ON)
-        if self.unit.lu.losses.owed(name):
-            nexus.loss = Loss.OWED
+        nexus.lost_writes = self.unit.lu.losses.owed(name)
         self.unit.nexuses.add(nexus)
         return nexus
 

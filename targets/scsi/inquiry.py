@@ -120,5 +120,5 @@ def inquiry(unit: Unit | None, command: Command) -> None:
         if unit is not None:
             # Who asks what this is has no writes under way. A session that is only taken up
             # again doesn't ask.
-            unit.owes_nothing(command.nexus)
+            unit.looked_at(command.nexus)
     command.answer(data, allocation_bytes)

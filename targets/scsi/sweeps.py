@@ -127,7 +127,7 @@ def write_same(unit: Unit, command: Command) -> None:
         unit.check_extent(lba, 0)
         raise SenseError(INVALID_FIELD_IN_CDB)
     unit.check_extent(lba, blocks, MAX_WRITE_SAME_BLOCKS)
-    unit.check_writable()
+    unit.check_writable(command.nexus)
     block = _ZERO_BLOCK if no_data else command.parameter_list()
     if len(block) < LOGICAL_BLOCK_BYTES or (
         not no_data and command.offered_bytes != LOGICAL_BLOCK_BYTES
@@ -154,7 +154,7 @@ def unmap_command(unit: Unit, command: Command) -> None:
     cdb = command.cdb
     if cdb[1] & 1:
         raise SenseError(INVALID_FIELD_IN_CDB)
-    unit.check_writable()
+    unit.check_writable(command.nexus)
     length = u16(cdb, 7)
     command.asked_bytes = length
     if length == 0:
@@ -275,7 +275,7 @@ def write_and_verify(unit: Unit, command: Command) -> None:
         raise SenseError(INVALID_FIELD_IN_CDB)
     lba, blocks = extent(cdb)
     unit.check_extent(lba, blocks, MAX_TRANSFER_BLOCKS)
-    unit.check_writable()
+    unit.check_writable(command.nexus)
     command.asked_bytes = blocks * LOGICAL_BLOCK_BYTES
     start = lba * LOGICAL_BLOCK_BYTES
     store(unit, _DurableWrite(command, unit, start), start, True)

@@ -7,7 +7,7 @@ Fails by raising `SenseError` from its checks.
 from __future__ import annotations
 
 from targets.lun import LOGICAL_BLOCK_BYTES, Access, LogicalUnit
-from targets.scsi.command import Loss, Nexus
+from targets.scsi.command import Nexus
 from targets.scsi.sense import (
     CACHE_LOST,
     INVALID_FIELD_IN_CDB,
@@ -51,22 +51,19 @@ class Unit:
             if nexus is not but:
                 nexus.queue(sense)
 
-    def check_flushable(self, nexus: Nexus) -> None:
-        """Raise, once to each initiator, when what it may think is kept is gone (law L5).
+    def check_kept(self, nexus: Nexus) -> None:
+        """Raise WRITE ERROR to an initiator that may take for kept what is gone (law L5).
 
         POWER ON OCCURRED tells the same (SBC-3, 4.15), but initiators are known to repeat a flush
-        behind it as if nothing had happened.
+        behind it as if nothing had happened, and file systems to overlook one flush that failed.
         """
-        if nexus.loss is Loss.OWED:
-            nexus.loss = Loss.TOLD
+        if nexus.lost_writes:
             raise SenseError(CACHE_LOST)
-        if nexus.loss is Loss.TOLD:
-            self.owes_nothing(nexus)
 
-    def owes_nothing(self, nexus: Nexus) -> None:
-        """This initiator has heard of a loss, or looks at the unit as if for the first time."""
-        if nexus.loss is not Loss.NONE:
-            nexus.loss = Loss.NONE
+    def looked_at(self, nexus: Nexus) -> None:
+        """This initiator looks at the unit as if for the first time: it takes nothing for kept."""
+        if nexus.lost_writes:
+            nexus.lost_writes = False
             self.lu.losses.settled(nexus.name)
 
     def check_readable(self) -> None:
@@ -74,8 +71,9 @@ class Unit:
         if self.lu.access is Access.NOT_READY:
             raise SenseError(NOT_READY)
 
-    def check_writable(self) -> None:
-        """Raise NOT READY or DATA PROTECT when the medium can't be written."""
+    def check_writable(self, nexus: Nexus) -> None:
+        """Raise NOT READY, DATA PROTECT or WRITE ERROR when it can't write to the medium."""
+        self.check_kept(nexus)
         access = self.lu.access
         if access is Access.NOT_READY:
             raise SenseError(NOT_READY)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from deploy.labs import data_sets
@@ -45,10 +47,23 @@ def everybody(lab: Lab) -> list[str]:
 
 
 def mount_anew(lab: Lab, data: DataSet) -> None:
-    """What host 1 has to do behind a power loss of the primary: a flush has failed, its file system
-    has stopped, and the journal is replayed when it is mounted anew."""
+    """What host 1 has to do behind a power loss of the primary: it can't write until it has logged
+    in anew, and the journal is replayed when it mounts anew."""
     lab.host("host1").run("systemctl", "restart", unit_of("host1"), timeout_s=120)
     data_sets.wait_mounted(lab, data)
+
+
+@contextmanager
+def unmounted(lab: Lab, data: DataSet) -> Iterator[None]:
+    """While host 1 is away from its data set, and both sides are equal."""
+    host1 = lab.host("host1")
+    host1.run("systemctl", "stop", unit_of("host1"), timeout_s=60)
+    try:
+        wait_state(lab, data.remote, "PAIR")
+        yield
+    finally:
+        host1.run("systemctl", "start", unit_of("host1"), timeout_s=60)
+        data_sets.wait_mounted(lab, data)
 
 
 def make_whole(lab: Lab, data: DataSet) -> None:

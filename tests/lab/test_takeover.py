@@ -20,7 +20,7 @@ mount "$0" /run/site
 """
 WRITE = """
 dd if=/dev/urandom of="/run/site/$0" bs=1M count=8 status=none
-sync
+sync -f /run/site
 """
 COPIED_AT_MOST_BYTES = 48 << 20
 """Two files of 8 MiB, a journal that was replayed, and what a crash had put in doubt."""

@@ -7,7 +7,7 @@ import pytest
 from deploy.labs import data_sets
 from deploy.labs.host import Host
 from deploy.labs.lab import Lab
-from deploy.labs.roles import DataSet, unit_of
+from deploy.labs.roles import DataSet
 from tests.lab import images, settling
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
@@ -57,11 +57,6 @@ def test_a_whole_volume_comes_back(lab: Lab, ext4: DataSet) -> None:
     # Host 1 writes when it mounts; what the first volume was before is what the second was.
     backup = settling.pair(lab, f"secondary/{ext4.local}")
     assert (backup["state"], backup["split_label"]) == ("PSUS", "before")
-    host1.run("systemctl", "stop", unit_of("host1"), timeout_s=60)
-    try:
-        settling.wait_state(lab, ext4.remote, "PAIR")
+    with settling.unmounted(lab, ext4):
         images.assert_equal(lab, *images.volumes_of(ext4))
         images.check_file_system(lab, f"primary/{ext4.first}", "ext4")
-    finally:
-        host1.run("systemctl", "start", unit_of("host1"), timeout_s=60)
-        data_sets.wait_mounted(lab, ext4)
