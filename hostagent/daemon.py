@@ -226,7 +226,7 @@ def _remove_strays(volumes: HostVolumes, first: set[str], jobs: list[m.JobInfo])
             continue
         _log.warning("unmounting what an earlier life left behind", key=key)
         try:
-            volumes.unmount(key)
+            volumes.unmount(key, abandon=True)
         except HostError as exc:
             _log.error("can't be unmounted", key=key, why=exc.message, next_step=exc.next_step)
 

@@ -80,6 +80,16 @@ class FinalError(HostError):
     """What trying again can't change."""
 
 
+class UnflushedError(FinalError):
+    """What was written to a volume could not be flushed: a second flush would say nothing of it."""
+
+    def __init__(self, device: str, why: str) -> None:
+        super().__init__(
+            f"flushing {device} failed ({why}): the last writes are lost",
+            "look at the volume's health; it has to be attached and mounted anew",
+        )
+
+
 class InterruptedWorkError(HostError):
     """Work in a thread ended early because its job was cancelled or the agent stops."""
 

@@ -19,7 +19,7 @@ from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from hostagent.attach.attacher import address_of
 from hostagent.config import DataSetConfig
-from hostagent.errors import FsBusyError, HostError
+from hostagent.errors import HostError
 from hostagent.filesystem.freezing import Freeze, thaw, write_out
 from hostagent.filesystem.mounts import find_mount
 from hostagent.filesystem.volumes import HostVolumes, MountPlan
@@ -103,8 +103,8 @@ class FirstVolumeKeeper:
                 await self._thaw(first)
                 try:
                     await self._blocking.run(self._volumes.unmount, first.key)
-                except (FsBusyError, HostError) as exc:
-                    _log.warning("left mounted", data_set=first.config.name, why=exc.message)
+                except HostError as exc:
+                    _log.warning("left as it is", data_set=first.config.name, why=exc.message)
 
     async def show(self, data_set: str) -> m.HostFs:
         """What this host has of a data set."""

@@ -42,8 +42,11 @@ class Attacher(Protocol):
     def attached(self, key: str, address: LunAddress) -> Device | None:
         """The device of a live attachment of exactly that LUN, or None."""
 
-    def detach(self, key: str) -> None:
-        """Flush to the LUN's SYNCHRONIZE CACHE, log out, and forget every cached page."""
+    def detach(self, key: str, *, abandon: bool = False) -> None:
+        """Flush to the LUN's SYNCHRONIZE CACHE, log out, and forget every cached page.
+
+        Raises UnflushedError, still attached; with `abandon` what can't be flushed is given up.
+        """
 
     def drop_caches(self, key: str) -> None:
         """Forget clean cached pages, so that the next read comes from the LUN."""

@@ -8,12 +8,12 @@ HostError that quotes iscsiadm.
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
 from controller.service.config import ChapConfig, read_secret
 from hostagent.attach.attacher import Device, LunAddress
+from hostagent.attach.flushing import flush
 from hostagent.errors import HostError
 from hostagent.programs import need_program, run_program
 from hostagent.records import RecordStore
@@ -47,7 +47,7 @@ class OpenIscsiAttacher:
         there = self.attached(key, address)
         if there is not None:
             return there
-        self.detach(key)
+        self.detach(key, abandon=True)
         self._records.save(key, {"portal": address.portal, "iqn": address.iqn, "lun": address.lun})
         self._make_interface()
         self._node(address, "-o", "new")
@@ -74,15 +74,15 @@ class OpenIscsiAttacher:
         path = Path("/dev") / name if name else None
         return Device(path, is_block=True) if path is not None and path.exists() else None
 
-    def detach(self, key: str) -> None:
-        """Flush the disk, log out and delete the node record."""
+    def detach(self, key: str, *, abandon: bool = False) -> None:
+        """Flush the disk, log out and delete the node record. Raises UnflushedError."""
         record = self._records.load(key)
         if record is None:
             return
         address = LunAddress(record["portal"], record["iqn"], record["lun"])
         name = find_disk(self._sys, address)
         if name is not None:
-            self._flush(Path("/dev") / name)
+            flush(Path("/dev") / name, abandon=abandon)
         # Its file may be gone: the host has crashed, or keeps nothing in /etc.
         self._make_interface()
         gone = frozenset({0, _NOT_FOUND})
@@ -101,15 +101,6 @@ class OpenIscsiAttacher:
                     [need_program("blockdev", "util-linux"), "--flushbufs", f"/dev/{name}"],
                     timeout_s=self._timeout_s,
                 )
-
-    def _flush(self, device: Path) -> None:
-        fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        except OSError as exc:
-            raise HostError(f"flushing {device} failed: {exc.strerror}") from exc
-        finally:
-            os.close(fd)
 
     def _make_interface(self) -> None:
         ok = frozenset({0, _EXISTS})

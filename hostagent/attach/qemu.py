@@ -20,7 +20,7 @@ from pathlib import Path
 
 from hostagent.attach.attacher import Device, LunAddress
 from hostagent.attach.children import Children
-from hostagent.errors import HostError
+from hostagent.attach.flushing import flush
 from hostagent.filesystem.host_namespace import entrance
 from hostagent.filesystem.mounts import find_mount, unmount_stale
 from hostagent.programs import need_program
@@ -52,7 +52,7 @@ class QemuAttacher:
         there = self.attached(key, address)
         if there is not None:
             return there
-        self.detach(key)
+        self.detach(key, abandon=True)
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.touch(mode=0o600)
@@ -73,11 +73,11 @@ class QemuAttacher:
             return None
         return Device(path, is_block=False) if find_mount(path) is not None else None
 
-    def detach(self, key: str) -> None:
+    def detach(self, key: str, *, abandon: bool = False) -> None:
         """Flush, end the daemon (which flushes again), and remove the file."""
         path = self._path(key)
         if self._children.alive(key) and find_mount(path) is not None:
-            self._flush(path)
+            flush(path, abandon=abandon)
         self._children.stop(key)
         # A daemon that was killed leaves its mount behind, dead.
         unmount_stale(path)
@@ -125,18 +125,6 @@ class QemuAttacher:
             "growable": "off",
         }
         return [*argv, "--blockdev", _options(device), "--export", _options(export)]
-
-    def _flush(self, path: Path) -> None:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        except OSError as exc:
-            raise HostError(
-                f"flushing {path.name} failed ({exc.strerror}): the last writes may be lost",
-                "look at the volume's health before it is used again",
-            ) from exc
-        finally:
-            os.close(fd)
 
 
 def _options(pairs: dict[str, str]) -> str:

@@ -8,6 +8,7 @@ Blocks.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import time
@@ -34,6 +35,20 @@ class Mount:
     source: str
     root: str
     options: frozenset[str]
+    read_only: bool
+    """The file system itself, not only this view of it."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it has given up by itself, as file systems do when they can't write."""
+        if self.read_only:
+            return True
+        try:
+            with os.scandir(self.mountpoint) as entries:
+                next(entries, None)
+        except OSError as exc:
+            return exc.errno == errno.EIO
+        return False
 
 
 def mount_table() -> list[Mount]:
@@ -47,12 +62,14 @@ def parse_mount(line: str) -> Mount:
     before, _, after = line.partition(" - ")
     fields = before.split(" ")
     filesystem, source, super_options = after.split(" ", 2)
+    of_filesystem = frozenset(super_options.split(","))
     return Mount(
         mountpoint=Path(_plain(fields[4])),
         filesystem=filesystem,
         source=_plain(source),
         root=_plain(fields[3]),
-        options=frozenset(fields[5].split(",")) | frozenset(super_options.split(",")),
+        options=frozenset(fields[5].split(",")) | of_filesystem,
+        read_only="ro" in of_filesystem,
     )
 
 

@@ -65,11 +65,14 @@ class HostVolumes:
         self._children = Children(runtime_dir / "fuse2fs")
 
     def mount(self, key: str, plan: MountPlan) -> Path:
-        """Attach and mount; returns the mountpoint. What is there already stays."""
-        if self.is_mounted(key, plan):
+        """Attach and mount; returns the mountpoint. What is there already and works stays.
+
+        A file system that has stopped by itself is mounted anew, without what it could not write.
+        """
+        if self._serves(key, plan):
             _regain_writes(plan.mountpoint)
             return plan.mountpoint
-        self.unmount(key)
+        self.unmount(key, abandon=True)
         foreign = find_mount(plan.mountpoint)
         if foreign is not None:
             raise HostError(
@@ -97,15 +100,20 @@ class HostVolumes:
             return mount.filesystem.startswith("fuse") and self._children.alive(key)
         return _is_ours(mount, device)
 
-    def unmount(self, key: str, *, force: bool = False) -> None:
+    def _serves(self, key: str, plan: MountPlan) -> bool:
+        mount = find_mount(plan.mountpoint)
+        return self.is_mounted(key, plan) and mount is not None and not mount.stopped
+
+    def unmount(self, key: str, *, force: bool = False, abandon: bool = False) -> None:
         """Unmount and detach, everything flushed; nothing of the volume stays cached here.
 
         Raises FsBusyError that names who holds it. With `force` a busy file system is synced and
-        taken away beneath its users, who get errors from then on.
+        taken away beneath its users, who get errors from then on. Raises UnflushedError, attached
+        still; with `abandon` what can't be flushed is given up.
         """
         record = self._records.load(key)
         if record is None:
-            self._attacher.detach(key)
+            self._attacher.detach(key, abandon=abandon)
             return
         mountpoint = Path(record["mountpoint"])
         # Noted, not looked up: a file whose initiator died can't even be asked what it is.
@@ -118,7 +126,7 @@ class HostVolumes:
                     raise
                 _sync(mountpoint)
                 unmount(mountpoint, lazy=True)
-        self._detach(key, device, lazy=force)
+        self._detach(key, device, lazy=force, abandon=abandon)
         self._records.delete(key)
 
     def drop_caches(self, key: str, mountpoint: Path) -> None:
@@ -139,7 +147,7 @@ class HostVolumes:
             return True
         return _is_ours(mount, device)
 
-    def _detach(self, key: str, device: Device | None, *, lazy: bool) -> None:
+    def _detach(self, key: str, device: Device | None, *, lazy: bool, abandon: bool) -> None:
         if self._children.alive(key):
             if lazy:
                 self._children.stop(key)
@@ -153,7 +161,7 @@ class HostVolumes:
                 for loop in loops_of(device.path):
                     btrfs.forget(loop)
                 drop_loops(device.path, wait=not lazy)
-        self._attacher.detach(key)
+        self._attacher.detach(key, abandon=abandon)
 
     def _mount_in_user_space(self, key: str, device: Device, plan: MountPlan) -> None:
         if plan.filesystem != "ext4":

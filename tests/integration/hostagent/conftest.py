@@ -64,6 +64,11 @@ class Target:
         self.admin("target", "bind", "--tid", tid, "-I", "ALL")
         return LunAddress(f"127.0.0.1:{self._port}", iqn, 1)
 
+    def refuse_writes(self, *, refused: bool) -> None:
+        """Or take them again, at the target that was served last."""
+        where = ("--tid", str(self._number), "--lun", "1")
+        self.admin("logicalunit", "update", *where, "--params", f"readonly={int(refused)}")
+
     def protect(self, user: str, password: str) -> None:
         """Ask for CHAP at the target that was served last."""
         self.admin("account", "new", "--user", user, "--password", password)

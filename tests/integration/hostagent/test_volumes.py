@@ -112,6 +112,30 @@ def test_fuse2fs_replays_writes_and_leaves_a_clean_image(
     volumes.unmount("vol")
 
 
+@pytest.mark.parametrize("filesystem", FILESYSTEMS)
+def test_a_file_system_that_has_stopped_is_mounted_anew(
+    filesystem: Filesystem, volumes: HostVolumes, target: Target, tmp_path: Path, runtime: Path
+) -> None:
+    image = make_image(tmp_path / "image", filesystem)
+    plan = MountPlan(target.serve(image), filesystem, runtime / "mnt")
+    volumes.mount("vol", plan)
+    kept = fill(plan.mountpoint)
+    os.sync()
+    target.refuse_writes(refused=True)
+    with pytest.raises(OSError, match=r"Read-only|Input/output"):  # noqa: PT012 - one of them
+        for number in range(100):
+            with (plan.mountpoint / f"lost-{number}").open("wb") as file:
+                file.write(b"lost")
+                file.flush()
+                os.fsync(file.fileno())
+    target.refuse_writes(refused=False)
+    volumes.mount("vol", plan)
+    assert read(plan.mountpoint).items() >= kept.items()
+    kept |= fill(plan.mountpoint, seed=1)
+    volumes.unmount("vol")
+    fsck(image, filesystem)
+
+
 def test_busy_is_refused_by_name_and_forced(
     volumes: HostVolumes, target: Target, tmp_path: Path, runtime: Path
 ) -> None:

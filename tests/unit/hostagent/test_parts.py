@@ -14,10 +14,11 @@ from controller.api.codes import Code
 from controller.service.config import ConfigError, load_toml
 from hostagent.attach.attacher import LunAddress
 from hostagent.attach.choice import choose_attacher
+from hostagent.attach.flushing import flush
 from hostagent.attach.open_iscsi import OpenIscsiAttacher, find_disk
 from hostagent.attach.qemu import QemuAttacher
 from hostagent.config import AgentConfig
-from hostagent.errors import HostError, ToolError
+from hostagent.errors import HostError, ToolError, UnflushedError
 from hostagent.filesystem.btrfs import SUPERBLOCK_BYTES, filesystem_id, refuse_twin
 from hostagent.filesystem.mounts import find_mount, mount_table, parse_mount
 from hostagent.jobs.meter import Meter
@@ -231,3 +232,10 @@ def test_programs_that_fail_hang_or_are_missing() -> None:
     with pytest.raises(ToolError) as caught:
         need_program("no-such-program", "some-package")
     assert "some-package" in caught.value.next_step
+
+
+def test_a_failed_flush_is_told_or_given_up() -> None:
+    """Of /dev/full, which can't be flushed."""
+    with pytest.raises(UnflushedError, match=r"flushing full failed .* last writes are lost"):
+        flush(Path("/dev/full"), abandon=False)
+    flush(Path("/dev/full"), abandon=True)

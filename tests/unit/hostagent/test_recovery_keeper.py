@@ -98,7 +98,7 @@ class _Clock:
 async def bench(
     tmp_path: Path, blocking: Blocking, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Bench]:
-    mounted = Mount(tmp_path, "ext4", "/dev/loop0", "/", frozenset())
+    mounted = Mount(tmp_path, "ext4", "/dev/loop0", "/", frozenset(), read_only=False)
     monkeypatch.setattr("hostagent.recovery.keeper.find_mount", lambda _path: mounted)
     bench = Bench(tmp_path, blocking)
     yield bench
