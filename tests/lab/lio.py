@@ -142,6 +142,16 @@ def log_out(host: Host) -> None:
     host.run("iscsiadm", "-m", "node", "-o", "delete", check=False)
 
 
+ENDS_WITHIN_S = 120.0
+"""Longer than a command may take until the initiator gives it up."""
+STUCK = """
+grep -H . /sys/block/sd*/inflight /sys/class/scsi_device/*/device/state
+for pid in $(pidof fio); do grep State /proc/$pid/status; cat /proc/$pid/wchan; echo; done
+dmesg | tail -40
+"""
+"""What tells a command that was lost from a program that hangs."""
+
+
 @dataclass
 class Load:
     """fio, writing and verifying what it wrote, until `ends_well`."""
@@ -176,10 +186,14 @@ class Load:
 
     def ends_well(self) -> None:
         """No I/O failed, and what was read back is what was written."""
-        self.host.run("systemctl", "kill", "-s", "INT", self.unit, check=False)
-        log = ("cat", f"/run/{self.unit}.log")
-        until(lambda: "err=" in self.host.run(*log).text, "fio ends")
-        text = self.host.run(*log).text
+        # Its main process alone: what it does about a signal is not safe in the one that writes.
+        self.host.run("systemctl", "kill", "-s", "INT", "--kill-who=main", self.unit, check=False)
+        log = f"cat /run/{self.unit}.log"
+        try:
+            until(lambda: "err=" in self.host.shell(log).text, "fio ends", ENDS_WITHIN_S)
+        except AssertionError as error:
+            raise AssertionError(self.host.shell(f"{log}; {STUCK}", check=False).text) from error
+        text = self.host.shell(log).text
         assert "err= 0" in text, text
         assert "error" not in text, text
         errors = self.host.shell("dmesg | grep -E 'I/O error|rejecting I/O' || true").text
