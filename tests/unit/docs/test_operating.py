@@ -25,10 +25,10 @@ ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "docs/operating.md").read_text(encoding="utf-8")
 
 
-def section(heading: str) -> str:
+def section(heading: str, page: str = PAGE) -> str:
     """A section with everything beneath it."""
     found = re.search(
-        rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE
+        rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE
     )
     assert found, heading
     return found.group(1)
@@ -36,6 +36,20 @@ def section(heading: str) -> str:
 
 FILES, LOOK = section("Files"), section("Look into a backup")
 PATTERNS = re.findall(r"^\| `([^`]+)` \| ((?:`[^`]+` ?)+)\|$", FILES, re.MULTILINE)
+
+
+def test_each_flow_has_a_test_to_its_end_and_one_that_stops_half_way() -> None:
+    testing = (ROOT / "docs/testing.md").read_text(encoding="utf-8")
+    tested = section("The flows and their tests", testing)
+    rows = [line.strip("| ").split(" | ") for line in tested.splitlines() if line[:1] == "|"][2:]
+    flows = re.findall(r"^\| ([^|]+) \|", section("Flows"), re.MULTILINE)[1:]
+    assert [flow for flow, *_ in rows] == flows
+    for _, *cells in rows:
+        for test in "; ".join(cells).split("; "):
+            file, name = re.fullmatch(r"`([\w/]+\.py)` (\w+)", test).groups()  # type: ignore[union-attr]
+            tests = ROOT / "tests"
+            path = tests / file if (tests / file).exists() else tests / "integration" / file
+            assert f"def test_{name}(" in path.read_text(encoding="utf-8"), test
 
 
 def test_the_patterns_are_there() -> None:
