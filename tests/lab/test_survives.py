@@ -98,10 +98,15 @@ def look_anew(lab: Lab, load: Load) -> None:
     assert load.flushes == flushes
     load.stop()
     load.check()
+    log_in_anew(lab, load)
+    load.start()
+
+
+def log_in_anew(lab: Lab, load: Load) -> None:
+    """Behind a power loss of the primary."""
     initiator.detach(lab, load.host, RAW[0])
     load.path = initiator.attach(lab, load.host, RAW[0])
     load.errors.clear()
-    load.start()
 
 
 def restarts(lab: Lab, host: str) -> int:
@@ -267,6 +272,7 @@ def test_everything_without_power_at_once(
     lab: Lab, ext4: DataSet, on_files: Load, on_disk: Load
 ) -> None:
     settling.make_whole(lab, ext4)
+    log_in_anew(lab, on_disk)
     on_files.start()
     on_disk.start()
     for host in lab.hosts.values():

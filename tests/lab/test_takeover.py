@@ -7,7 +7,7 @@ import pytest
 from deploy.labs import data_sets, initiator
 from deploy.labs.host import Host
 from deploy.labs.lab import Lab
-from deploy.labs.roles import BROKER_HOST
+from deploy.labs.roles import BROKER_HOST, DataSet
 from tests.lab import images, settling
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
@@ -51,7 +51,7 @@ def leads(lab: Lab, node: str) -> bool:
     return (side.get("role"), side.get("state")) == ("P-VOL", "PAIR")
 
 
-def test_the_second_site_serves_and_gives_back(lab: Lab) -> None:
+def test_the_second_site_serves_and_gives_back(lab: Lab, ext4: DataSet) -> None:
     settling.wait_online(lab, *settling.everybody(lab))
     # The broker is on host 1, and outlives the first site.
     primary, here, there = (lab.host(name) for name in ("primary", "host2", BROKER_HOST))
@@ -98,3 +98,4 @@ def test_the_second_site_serves_and_gives_back(lab: Lab) -> None:
     leave(lab, here, FIRST)
     images.assert_equal(lab, FIRST, SECOND)
     images.check_file_system(lab, FIRST, "ext4")
+    settling.mount_anew(lab, ext4)
