@@ -173,7 +173,7 @@ class Trouble:
             self._oracle.event(f"STALL of the link {other}-b for {for_s:.2f} s")
             fabric.stall(other, "b", for_s)
             return
-        if kind < 0.45:
+        if kind < 0.5:
             await self._strand(other)
             return
         half_open = rng.random() < 0.3
@@ -186,7 +186,7 @@ class Trouble:
     async def _strand(self, other: str) -> None:
         """Bytes linger somewhere, and arrive when a new connection is up (law L9)."""
         rng = self._rng
-        late_s = rng.uniform(0.5, 3)
+        late_s = rng.uniform(1, 6)
         self._fabric.linger(other, "b", late_s)
         await asyncio.sleep(rng.uniform(0.1, 0.6))
         ends = [other, "b"]
