@@ -72,7 +72,12 @@ class EmbeddedExporter:
         except UnknownTargetError:
             return []
         return [
-            SessionInfo(initiator=each.initiator, address=each.address, since_s=each.since)
+            SessionInfo(
+                initiator=each.initiator,
+                address=each.address,
+                since_s=each.since,
+                lost_writes=each.lost_writes,
+            )
             for each in found
         ]
 

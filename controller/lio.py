@@ -114,7 +114,11 @@ class LioExporter:
     def sessions(self, iqn: str) -> list[SessionInfo]:
         """Who is logged in; the kernel tells no addresses."""
         found = self._target.sessions(iqn)
-        return [SessionInfo(initiator=name, address="", since_s=at) for name, at in found.items()]
+        lost = self._target.lost_writes(iqn)
+        return [
+            SessionInfo(initiator=name, address="", since_s=at, lost_writes=lost)
+            for name, at in found.items()
+        ]
 
     def attention(self, iqn: str, attention: UnitAttention) -> None:
         """Tell initiators that something changed."""

@@ -111,6 +111,8 @@ class SessionInfo(Info):
     initiator: str
     address: str
     since_s: float
+    lost_writes: bool = False
+    """Behind a power loss its writes are refused until it has logged in anew."""
 
 
 class VolumeInfo(Info):

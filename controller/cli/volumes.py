@@ -136,11 +136,14 @@ def _health(info: m.VolumeInfo) -> str:
     return "ok" if info.consistent else "inconsistent"
 
 
-def _volume_details(info: m.VolumeInfo) -> Table:
+def _session(info: m.SessionInfo) -> str:
     # The kernel's target doesn't say where its initiators are.
-    sessions = ", ".join(
-        f"{s.initiator} from {s.address}" if s.address else s.initiator for s in info.sessions
-    )
+    where = f" from {info.address}" if info.address else ""
+    lost = " (can't write until it logs in anew: power was lost)" if info.lost_writes else ""
+    return f"{info.initiator}{where}{lost}"
+
+
+def _volume_details(info: m.VolumeInfo) -> Table:
     return details(
         [
             ("volume", info.name),
@@ -156,7 +159,7 @@ def _volume_details(info: m.VolumeInfo) -> Table:
             ("portals", ", ".join(info.portals)),
             ("lun", str(info.lun)),
             ("naa", info.naa),
-            ("hosts", sessions),
+            ("hosts", ", ".join(map(_session, info.sessions))),
         ]
     )
 

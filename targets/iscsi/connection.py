@@ -62,7 +62,12 @@ class Connection:
         session = self.session
         assert session is not None
         return SessionInfo(
-            session.initiator, self.address, session.isid.hex(), session.tsih, self._since
+            session.initiator,
+            self.address,
+            session.isid.hex(),
+            session.tsih,
+            self._since,
+            any(nexus.lost_writes for nexus in session.tasks.nexuses.values()),
         )
 
     # --------------------------------------------------------------------------------- bytes

@@ -59,6 +59,8 @@ class SessionInfo:
     tsih: int
     since: float
     """When it logged in, on the server's clock, in seconds."""
+    lost_writes: bool
+    """Whether its writes are refused behind a power loss, until it looks at a unit anew."""
 
 
 @dataclass(eq=False)

@@ -171,6 +171,13 @@ class LioTarget:
         offered.since = {name: offered.since.get(name, now) for name in names}
         return offered.since
 
+    def lost_writes(self, iqn: str) -> bool:
+        """Whether writes are refused behind a power loss, until an initiator looks anew."""
+        offered = self._offers.get(iqn)
+        return offered is not None and any(
+            nexus.lost_writes for nexus in offered.server.unit.nexuses
+        )
+
     def attention(self, iqn: str, attention: UnitAttention) -> None:
         """Tell initiators that something changed, each of them soon.
 

@@ -96,10 +96,18 @@ def look_anew(lab: Lab, load: Load) -> None:
     flushes, errors = load.flushes, len(load.errors)
     data_sets.wait_for(lambda: len(load.errors) > errors + 1, "the host to be told again")
     assert load.flushes == flushes
+    assert refused(lab) == [True]
     load.stop()
     load.check()
     log_in_anew(lab, load)
+    assert refused(lab) == [False]
     load.start()
+
+
+def refused(lab: Lab) -> list[bool]:
+    """Of each session with the disk, whether it can't write."""
+    sessions = lab.trilun("volume", "show", RAW[0])["sessions"]
+    return [bool(session["lost_writes"]) for session in sessions]
 
 
 def log_in_anew(lab: Lab, load: Load) -> None:
