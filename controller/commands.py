@@ -41,7 +41,7 @@ class Commands:
             "view.open": self._view_open,
             "view.close": self._view_close,
             **self._pair_commands.verbs,
-            **GroupCommands(node.groups).verbs,
+            **GroupCommands(node.groups, node.keeping).verbs,
         }
 
     async def carry_out(self, verb: str, params: m.Params) -> Outcome:

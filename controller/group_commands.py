@@ -1,7 +1,7 @@
 """The verbs of consistency groups.
 
-Owns their translation into calls on `controller.groups`. Must not hold state. Refuses with
-RejectedError.
+Owns their translation into calls on `controller.groups` and `controller.keeping`. Must not hold
+state. Refuses with RejectedError.
 """
 
 from __future__ import annotations
@@ -12,20 +12,24 @@ from typing import Any
 from controller.api import messages as m
 from controller.api.codes import Verdict
 from controller.groups import Groups
+from controller.keeping import Keeping
 from controller.outcome import Outcome, done, no_op
 
 
 class GroupCommands:
-    """The verbs of one node's groups."""
+    """The verbs of one node's groups, and of the backups taken of them."""
 
-    def __init__(self, groups: Groups) -> None:
+    def __init__(self, groups: Groups, keeping: Keeping) -> None:
         self._groups = groups
+        self._keeping = keeping
         self.verbs: dict[str, Callable[[Any], Awaitable[Outcome]]] = {
             "group.create": self._create,
             "group.list": self._list,
             "group.show": self._show,
             "group.split": self._split,
             "group.resync": self._resync,
+            "group.mark": self._mark,
+            "backup.settle": self._settle,
             "group.delete": self._delete,
         }
 
@@ -55,6 +59,19 @@ class GroupCommands:
         verdict = await self._groups.resync(params)
         text = "mirrors already" if verdict is Verdict.NO_OP else "is being resynchronised"
         return Outcome(verdict, f"group '{params.name}' {text}", self._info(params.name))
+
+    async def _mark(self, params: m.GroupMark) -> Outcome:
+        await self._groups.mark(params)
+        text = f"behind group '{params.name}' {len(params.marks)} pairs were split at one instant"
+        return done(text, self._info(params.name))
+
+    async def _settle(self, params: m.BackupSettle) -> Outcome:
+        verdict = await self._keeping.settle(params)
+        text = "are one backup" if params.keep else "follow again"
+        result = m.BackupSettled(
+            instant=params.instant, states=self._keeping.states(params.local_pairs)
+        )
+        return Outcome(verdict, f"{', '.join(params.local_pairs)} {text}", result)
 
     async def _delete(self, params: m.Named) -> Outcome:
         group = self._groups.find(params.name)

@@ -1,8 +1,8 @@
 """Consistency groups: several pairs of this controller that are split at one instant.
 
 Owns their records, and the steps that concern all pairs of one. Must not move data. Refuses with
-RejectedError, all or nothing: where one pair's other side does not confirm a split in time, all of
-them mirror again.
+RejectedError, all or nothing: where one pair's other side does not confirm a split or a mark in
+time, all of them mirror again.
 
 The pairs of a group share one stream. Their markers go into it in one step of the loop, so no write
 of a host comes between two of them, and the S-VOLs part at the same instant (law L11), also where
@@ -17,7 +17,9 @@ import logging
 from controller.api import messages as m
 from controller.api.codes import Code, Verdict
 from controller.api.errors import RejectedError
+from controller.api.groups import LocalMark
 from controller.catalogue import Catalogue, GroupRecord
+from controller.pair import messages as msg
 from controller.pair.asked import Asked
 from controller.pair.owner import PairOwner
 from controller.pair.table import Answer, Command, answer
@@ -145,6 +147,52 @@ class Groups:
             "its pairs mirror again by themselves; look at trilun pair list, then split again",
         )
 
+    async def mark(self, asked: m.GroupMark) -> None:
+        """Put a backup's mark into the stream for all pairs at one instant.
+
+        RejectedError when not all of it was acted on by the deadline: what was split at the other
+        end follows again then, told so at its place behind the mark.
+        """
+        group = self.get(asked.name)
+        marks = {each.remote_pair: each for each in asked.marks}
+        others = set(marks) ^ set(group.pairs)
+        if others or len(marks) < len(asked.marks):
+            named = ", ".join(sorted(others)) or "one is named twice"
+            raise RejectedError(
+                Code.BAD_REQUEST,
+                f"the marks are not those of the pairs of group '{asked.name}': {named}",
+                f"trilun group show {asked.name}",
+            )
+        owners = self._members(group.pairs)
+        if owners[0].record.peer is None:
+            raise RejectedError(
+                Code.BAD_REQUEST,
+                f"the pairs of group '{asked.name}' are local, a backup is taken of remote ones",
+                "make a group of the remote pairs",
+            )
+        self._check_mirroring(asked.name, owners)
+        # From the first of these calls to the last, nothing else runs.
+        begun = [owner.begin_mark(_mark(marks[owner.record.name], asked)) for owner in owners]
+        await asyncio.wait(begun, timeout=asked.deadline_s)
+        failed = [owner for owner, mark in zip(owners, begun, strict=True) if _failed(mark)]
+        if not failed:
+            return
+        why = f"'{failed[0].record.name}' {_why(begun[owners.index(failed[0])])}"
+        log.warning("group %s: no backup: %s", asked.name, why)
+        for owner, mark in zip(owners, begun, strict=True):
+            mark.add_done_callback(_seen)
+            if asked.split_remote:
+                # What was split behind it follows again when it is in sync.
+                owner.take_back_split(f"the backup of group '{asked.name}' was given up: {why}")
+            else:
+                local_pair = marks[owner.record.name].local_pair
+                owner.talk.send(msg.Unmark(local_pair=local_pair, instant=asked.instant))
+        raise RejectedError(
+            Code.NO_PEER,
+            f"there is no backup of group '{asked.name}': {why}",
+            "what was split follows again by itself; look at trilun pair list, then try again",
+        )
+
     def _check_mirroring(self, name: str, owners: list[PairOwner]) -> None:
         for owner in owners:
             record = owner.record
@@ -186,6 +234,17 @@ class Groups:
         if all(row.verdict is Verdict.NO_OP for row in rows):
             return Verdict.NO_OP
         return Verdict.ACCEPTED
+
+
+def _mark(local: LocalMark, asked: m.GroupMark) -> msg.Mark:
+    return msg.Mark(
+        local_pair=local.local_pair,
+        label=asked.label,
+        at=asked.at,
+        number=local.number,
+        split_remote=asked.split_remote,
+        instant=asked.instant,
+    )
 
 
 def _failed(split: asyncio.Future[Answer]) -> bool:

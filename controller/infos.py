@@ -60,6 +60,7 @@ def pair_info(node: str, owner: PairOwner) -> m.PairInfo:
         split_at=record.split_at,
         backup_number=record.backup_number,
         guarded=record.guarded,
+        instant=record.instant,
         progress=_progress(owner),
         resync_payload_bytes=(
             side.copier.payload_bytes if side.copier is not None else side.payload_bytes

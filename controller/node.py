@@ -20,6 +20,7 @@ from controller.commands import Commands
 from controller.exports import Exporter
 from controller.groups import Groups
 from controller.infos import pair_info, volume_info
+from controller.keeping import Keeping
 from controller.link.calls import PeerCalls
 from controller.link.channel import Control, Receiver
 from controller.link.pair_channel import StreamChannel
@@ -119,6 +120,7 @@ class Node:
         )
         self.pairs = Pairs(self.volumes, world.meta_disk, self.catalogue, world.clock, self)
         self.groups = Groups(self.name, self.pairs, self.catalogue)
+        self.keeping = Keeping(self.name, self.pairs, self.catalogue)
         self.pairing = Pairing(self.pairs, self.volumes, self.catalogue, world.new_id)
         self.links = Links(
             self.name,

@@ -1,8 +1,8 @@
 """The pairs of a controller: made, opened after a restart, connected, dissolved.
 
 Owns the sides and their owner tasks, and what one pair may do to another on the same volume: the
-guard that keeps one consistent copy, and the marks that split a local pair inside a remote
-stream (laws L6, L7, L11). Must not move data. Refuses with RejectedError.
+guard that keeps one consistent copy, and the marks (`controller.marks`) that split a local pair
+inside a remote stream (laws L6, L7, L11). Must not move data. Refuses with RejectedError.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from controller.api import messages as m
 from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from controller.catalogue import Catalogue
+from controller.marks import mark_local, unmark_local
 from controller.pair import messages as msg
 from controller.pair.copier import Clock
 from controller.pair.local import LocalChannel
 from controller.pair.owner import PairOwner
 from controller.pair.record import OPEN_TO_HOSTS, PairRecord
 from controller.pair.side import PairSide
-from controller.pair.table import Answer
 from controller.volume.bitmap import BLOCK_BYTES, DirtyBitmap
 from controller.volume.bitmap_file import BitmapFile, file_bytes
 from controller.volume.slots import CorruptError
@@ -85,6 +85,11 @@ class Pairs:
                 "trilun pair list shows what there is",
             )
         return owner
+
+    def local(self, name: str) -> PairOwner | None:
+        """The P-VOL's side of a local pair, None where there is none."""
+        owner = self._owners.get((name, m.Role.P_VOL))
+        return owner if owner is not None and owner.record.kind is m.PairKind.LOCAL else None
 
     def remote_side(self, pair_id: bytes, peer: str) -> PairSide | None:
         """The side of a remote pair that speaks to `peer` under this id."""
@@ -337,29 +342,11 @@ class Pairs:
         self, side: PairSide, mark: msg.Mark, reply: Callable[[msg.Marked], None]
     ) -> None:
         """Split the named local pair behind `side`, at this point of its stream (law L11)."""
-        owner = self._owners.get((mark.local_pair, m.Role.P_VOL))
-        refusal = ""
-        code = Code.WRONG_STATE
-        if owner is None or owner.record.volume != side.record.volume:
-            refusal = f"'{side.record.volume}' is not the P-VOL of a local pair '{mark.local_pair}'"
-            code = Code.NOT_FOUND
-        elif owner.record.state is not m.PairState.PAIR:
-            refusal = f"local pair '{mark.local_pair}' is in {owner.record.state}, it must be PAIR"
-        elif not side.volume.state.consistent:
-            refusal = f"'{side.record.volume}' is not one point in time"
-            code = Code.NOT_CONSISTENT
-        if refusal or owner is None:
-            reply(msg.Marked(error=refusal, code=code.value))
-            return
+        mark_local(self.local(mark.local_pair), side, mark, reply)
 
-        def durable(split: asyncio.Future[Answer]) -> None:
-            error = None if split.cancelled() else split.exception()
-            if split.cancelled() or error is not None:
-                reply(msg.Marked(error=str(error or "stopped"), code=Code.WRONG_STATE.value))
-            else:
-                reply(msg.Marked())
-
-        owner.begin_split(mark.label, mark.at, mark.number).add_done_callback(durable)
+    def unmark_local(self, side: PairSide, unmark: msg.Unmark) -> None:
+        """Pass it on."""
+        unmark_local(self.local(unmark.local_pair), side, unmark)
 
     def role_changed(self, side: PairSide, was: m.Role) -> None:
         """Find the side under its new role."""

@@ -9,7 +9,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from controller.api.base import Bytes, Info, Name, Params
+from controller.api.base import Bytes, Info, Name, PairState, Params
+from controller.api.groups import MAX_GROUP_PAIRS
+from controller.api.recovery import DatabaseInfo
 
 MAX_SLOTS = 32
 """Third volumes of one data set."""
@@ -33,6 +35,55 @@ class BackupMark(Params):
     """When, by the clock of the host that asks; Unix seconds, for people."""
     number: BackupNumber = 0
     """The backup's number in its data set; a later one has a larger one. 0: none was given."""
+
+
+class BackupSettle(Params):
+    """Keep the local pairs that were split at one instant as one backup, or give all of them up.
+
+    Asked of the secondary, behind a `group.mark`: before, none of them is a backup.
+    """
+
+    instant: Annotated[str, Field(min_length=1, max_length=64)]
+    local_pairs: Annotated[list[Name], Field(min_length=1, max_length=MAX_GROUP_PAIRS)]
+    label: str = Field(default="", max_length=128)
+    keep: bool
+    """False: they follow again by themselves. Those that don't hold that instant are left alone."""
+
+
+class BackupSettled(Info):
+    """Answer of `backup.settle`: the local pairs, as they are now."""
+
+    instant: str
+    states: dict[Name, PairState]
+    """By local pair; SMPL where one is gone."""
+
+
+class GroupBackupStart(Params):
+    """Take a backup of all data sets behind a group of remote pairs, at one instant."""
+
+    group: Name
+    node: Name
+    """The controller that has the group."""
+    label: str = Field(default="", max_length=128)
+    quiesce: bool = True
+    keep: Annotated[int, Field(ge=0, le=MAX_SLOTS)] | None = None
+    """As in `BackupStart`, for each data set."""
+    split_remote: bool = False
+    deadline_s: Annotated[float, Field(gt=0, le=600)] | None = None
+    """If not all sides have confirmed by then, nothing was split. None: as long as the freeze
+    may last."""
+
+
+class MemberBackup(Info):
+    """One data set's part of a backup of several."""
+
+    data_set: Name
+    pair: Name
+    """The local pair that holds it."""
+    replaced: str = ""
+    """The backup that was overwritten for it."""
+    frozen_s: float = 0.0
+    databases: list[DatabaseInfo] = []
 
 
 class BackupStart(Params):

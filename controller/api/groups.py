@@ -34,6 +34,34 @@ class GroupSplit(Params):
     """If not all sides have confirmed by then, the split is taken back."""
 
 
+class LocalMark(Params):
+    """Which local pair is split behind one remote pair of a group."""
+
+    remote_pair: Name
+    local_pair: Name
+    number: Annotated[int, Field(ge=0, le=1 << 53)] = 0
+    """The backup's number in its data set."""
+
+
+class GroupMark(Params):
+    """Split the local pairs behind all pairs of a group at one instant, or none.
+
+    The remote pairs go on, or are split as well. What is split is no backup yet: `backup.settle`
+    keeps it, asked of the secondary. Where nobody does, it follows again when the link was away.
+    """
+
+    name: Name
+    marks: Annotated[list[LocalMark], Field(min_length=1, max_length=MAX_GROUP_PAIRS)]
+    """One a pair of the group."""
+    instant: Annotated[str, Field(min_length=1, max_length=64)]
+    """Chosen by whoever asks, never twice."""
+    label: str = Field(default="", max_length=128)
+    split_remote: bool = False
+    at: float = Field(default=0.0, ge=0)
+    deadline_s: Annotated[float, Field(gt=0, le=600)] = 30.0
+    """If not all sides have confirmed by then, all follow again."""
+
+
 class GroupResync(Params):
     """Make both sides of every pair of a group equal again."""
 

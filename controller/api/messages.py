@@ -17,7 +17,11 @@ from controller.api.backups import BackupInfo as BackupInfo
 from controller.api.backups import BackupList as BackupList
 from controller.api.backups import BackupMark as BackupMark
 from controller.api.backups import BackupNumber as BackupNumber
+from controller.api.backups import BackupSettle as BackupSettle
+from controller.api.backups import BackupSettled as BackupSettled
 from controller.api.backups import BackupStart as BackupStart
+from controller.api.backups import GroupBackupStart as GroupBackupStart
+from controller.api.backups import MemberBackup as MemberBackup
 from controller.api.base import Bytes as Bytes
 from controller.api.base import Direction as Direction
 from controller.api.base import Info as Info
@@ -29,6 +33,7 @@ from controller.api.codes import Code, Verdict
 from controller.api.groups import GroupCreate as GroupCreate
 from controller.api.groups import GroupInfo as GroupInfo
 from controller.api.groups import GroupList as GroupList
+from controller.api.groups import GroupMark as GroupMark
 from controller.api.groups import GroupResync as GroupResync
 from controller.api.groups import GroupSplit as GroupSplit
 from controller.api.looking import Differences as Differences
@@ -171,6 +176,8 @@ class PairInfo(Info):
     """The number of the backup that the S-VOL of that split is; 0 when it is none."""
     guarded: bool = False
     """Split to keep one consistent copy (law L7); it follows its source again when that is one."""
+    instant: str = ""
+    """What all local pairs share that were split for one backup of several data sets."""
     progress: Progress | None = None
     resync_payload_bytes: Bytes = 0
     """Data bytes the last (or running) resync carried."""
@@ -201,6 +208,9 @@ class DataSetRef(Info):
     name: Name
     part: Literal["host1", "host2"]
     mountpoint: str = ""
+    primary: str = ""
+    """The controller of its first volume."""
+    remote_pair: str = ""
 
 
 class NodeStatus(Info):
@@ -238,6 +248,8 @@ class JobKind(enum.StrEnum):
     """A view of a backup, open for a while to be looked at."""
     WHOLE = "whole"
     """A restore of the whole volume."""
+    GROUP_BACKUP = "backup-group"
+    """A backup of several data sets at one instant."""
 
 
 class Receipt(Info):
@@ -253,6 +265,8 @@ class Receipt(Info):
     """When that was taken; Unix seconds, 0 when it isn't known."""
     replaced: str = ""
     """Backup: the one that was overwritten for it."""
+    members: list[MemberBackup] = []
+    """Backup of a group: what each data set has of it."""
     second_union_bytes: Bytes = 0
     """Whole volume: blocks that differed between second and third."""
     second_payload_bytes: Bytes = 0
@@ -296,6 +310,9 @@ class JobInfo(Info):
     id: Name
     kind: JobKind
     data_set: Name
+    """Or the group of data sets."""
+    data_sets: list[Name] = []
+    """Those of a group's job."""
     node: Name
     state: JobState
     step: str

@@ -40,6 +40,8 @@ class Follower:
             side.volume.barrier(lambda: self._split(message))
         elif isinstance(message, msg.Mark):
             side.volume.barrier(lambda: owner.services.mark_local(side, message, owner.talk.send))
+        elif isinstance(message, msg.Unmark):
+            side.volume.barrier(lambda: owner.services.unmark_local(side, message))
         elif isinstance(message, msg.Finished) and self._record.state is PairState.RCPY:
             # The P-VOL's writes may be right behind this message.
             side.follow()

@@ -6,13 +6,25 @@ Owns the shapes only.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from controller.link.channel import Channel
 from controller.pair import messages as msg
 
+if TYPE_CHECKING:
+    from controller.pair.conversation import Reply
+
 
 class SplitBegun:
     """A split whose instant has passed has to be made durable."""
+
+
+@dataclass(frozen=True, slots=True)
+class MarkBegun:
+    """A mark is in the stream; the other side's answer is awaited."""
+
+    mark: msg.Mark
+    reply: Reply
 
 
 @dataclass(frozen=True, slots=True)

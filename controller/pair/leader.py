@@ -46,6 +46,9 @@ class Leader:
                 f"the other side of '{record.name}' can't be reached",
                 "restore the link; trilun status shows why it is down",
             )
+        if record.guarded:
+            # It is about to follow: what has not been kept by now is no backup any more.
+            record.instant = ""
         report = await self.ask_report()
         if automatic and record.halted:
             # A store has failed while we asked: an operator has to look first.

@@ -122,6 +122,17 @@ class Mark(Message):
     """The backup's number."""
     split_remote: bool = False
     """This pair is split at the same point: Split is the next message."""
+    instant: str = Field(default="", max_length=64)
+    """Not empty: other pairs are marked for the same backup. The local pair is split, and is no
+    backup before all of that instant are kept as one."""
+
+
+class Unmark(Message):
+    """P to S: the marks of that instant did not reach all pairs; follow again."""
+
+    kind: Literal["unmark"] = "unmark"
+    local_pair: Name
+    instant: str = Field(min_length=1, max_length=64)
 
 
 class Marked(Message):
@@ -195,6 +206,7 @@ PairMessage = (
     | Split
     | SplitDone
     | Mark
+    | Unmark
     | Marked
     | TookOver
     | Swap

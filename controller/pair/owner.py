@@ -23,7 +23,7 @@ from controller.pair.auditor import Auditor
 from controller.pair.conversation import Conversation, LinkLost
 from controller.pair.follower import Follower
 from controller.pair.generations import Rule
-from controller.pair.inbox import Delivered, SplitBegun, TakeBack, Unguard
+from controller.pair.inbox import Delivered, MarkBegun, SplitBegun, TakeBack, Unguard
 from controller.pair.leader import Leader
 from controller.pair.roles import Roles
 from controller.pair.services import PairServices
@@ -111,24 +111,25 @@ class PairOwner:
         """Carry out a command in its turn."""
         if self._retired:
             raise self._gone()
-        done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         try:
-            self._inbox.put_nowait((asked, done))
+            return await self._put(asked)
         except asyncio.QueueFull:
             raise RejectedError(
                 Code.WRONG_STATE, f"pair '{self.record.name}' is busy", "try again"
             ) from None
-        return await done
+
+    def _put(self, item: object) -> asyncio.Future[Answer]:
+        done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._inbox.put_nowait((item, done))
+        return done
 
     def begin_split(
         self, label: str, at: float = 0.0, number: int = 0, *, writable: bool = False
     ) -> asyncio.Future[Answer]:
         """Split now, inside this call; the future ends when that is durable on both sides."""
-        done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._leader.splitting.begin(label, writable=writable)
         self.record.split_at, self.record.backup_number = at, number
-        self._inbox.put_nowait((SplitBegun(), done))
-        return done
+        return self._put(SplitBegun())
 
     def take_back_split(self, reason: str) -> None:
         """Mirror again: the other pairs of a group could not be split."""
@@ -144,9 +145,11 @@ class PairOwner:
 
     async def mark(self, mark: msg.Mark) -> None:
         """Put a mark into the stream and wait until the other side has acted on it."""
-        done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._inbox.put_nowait((mark, done))
-        await done
+        await self._put(mark)
+
+    def begin_mark(self, mark: msg.Mark) -> asyncio.Future[Answer]:
+        """Put a mark into the stream inside this call; the future ends when it was acted on."""
+        return self._put(self._leader.splitting.begin_mark(mark))
 
     # ------------------------------------------------------------ events from the data path
 
@@ -243,9 +246,7 @@ class PairOwner:
 
     async def caught_up(self) -> None:
         """Wait until everything that is in the inbox now has been dealt with."""
-        done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._inbox.put_nowait(("caught up", done))
-        await done
+        await self._put("caught up")
 
     async def _copied(self) -> None:
         leads = self.record.role is Role.P_VOL
@@ -326,7 +327,7 @@ class PairOwner:
         accepted = Answer(Verdict.ACCEPTED, self.record.state, "")
         if isinstance(item, Asked):
             return await self._command(item)
-        if isinstance(item, msg.Mark):
+        if isinstance(item, msg.Mark | MarkBegun):
             return await self._leader.splitting.mark(item)
         if isinstance(item, str):
             await self._inner[item]()

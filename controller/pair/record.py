@@ -53,6 +53,9 @@ class PairRecord(BaseModel):
     """P-VOL: when it was split, as the command said; for people."""
     backup_number: int = 0
     """P-VOL: the number of the backup that the S-VOL holds; 0 when it is none."""
+    instant: str = ""
+    """P-VOL: what all pairs that were split for one backup of several data sets share. While the
+    pair is guarded as well, nobody has said yet that all of them were split."""
     closed: Literal["", "taken over", "swapping"] = ""
     """P-VOL: why its hosts may not write, beside what the state says."""
     swaps: int = 0

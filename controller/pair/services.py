@@ -42,6 +42,9 @@ class PairServices(Protocol):
     ) -> None:
         """Split a local pair behind this side, now."""
 
+    def unmark_local(self, side: PairSide, unmark: msg.Unmark) -> None:
+        """A local pair that was split for a backup that didn't come about follows again."""
+
     def role_changed(self, side: PairSide, was: Role) -> None:
         """This side has another role."""
 

@@ -14,6 +14,7 @@ from controller.api.errors import RejectedError
 from controller.api.messages import PairState
 from controller.pair import messages as msg
 from controller.pair.asked import Asked
+from controller.pair.inbox import MarkBegun
 from controller.pair.table import Answer, Command
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Splitting:
         self._side.part()
         if first_time:
             record.label = label
+            record.instant = ""
         record.goal = "split"
         record.halted = False
         record.guarded = False
@@ -90,25 +92,36 @@ class Splitting:
         if self._side.channel is not None:
             await self._resync(Asked(Command.RESYNC), automatic=True)
 
-    async def mark(self, mark: msg.Mark) -> Answer:
-        """Put a backup's mark into the stream."""
-        if self._record.state is not PairState.PAIR or self._side.channel is None:
-            raise RejectedError(
-                Code.WRONG_STATE,
-                f"pair '{self._record.name}' is in {self._record.state}, a backup needs PAIR",
-                f"bring it in sync: trilun pair resync {self._record.name}, then trilun pair wait",
-            )
-        reply = self._owner.talk.awaiting(msg.Marked)
-        self._owner.talk.send(mark)
+    async def mark(self, item: msg.Mark | MarkBegun) -> Answer:
+        """Put a backup's mark into the stream, and wait until the other side has acted on it."""
+        if isinstance(item, msg.Mark):
+            self._check_mirroring()
+            item = self.begin_mark(item)
+        mark = item.mark
         if mark.split_remote:
-            # In the same step: nothing comes between the two in the stream (law L11).
-            self.begin(mark.label, writable=False)
-            self._record.split_at = mark.at
             await self.complete()
-        marked = await self._owner.talk.settled(reply)
+        marked = await self._owner.talk.settled(item.reply)
         assert isinstance(marked, msg.Marked)
         if marked.error:
             if mark.split_remote:
                 await self._resync(Asked(Command.RESYNC), automatic=False)
             raise RejectedError(Code(marked.code), marked.error)
         return Answer(Verdict.ACCEPTED, self._record.state, "marked")
+
+    def begin_mark(self, mark: msg.Mark) -> MarkBegun:
+        """The instant of a mark: between two writes (law L11)."""
+        reply = self._owner.talk.awaiting(msg.Marked)
+        self._owner.talk.send(mark)
+        if mark.split_remote:
+            # In the same step: nothing comes between the two in the stream.
+            self.begin(mark.label, writable=False)
+            self._record.split_at = mark.at
+        return MarkBegun(mark, reply)
+
+    def _check_mirroring(self) -> None:
+        if self._record.state is not PairState.PAIR or self._side.channel is None:
+            raise RejectedError(
+                Code.WRONG_STATE,
+                f"pair '{self._record.name}' is in {self._record.state}, a backup needs PAIR",
+                f"bring it in sync: trilun pair resync {self._record.name}, then trilun pair wait",
+            )

@@ -1,0 +1,63 @@
+"""Backups' marks, as the secondary acts on them: local pairs split at a point of a remote stream.
+
+Owns what a mark asks for. A local pair that is marked for a backup of several data sets is split
+and guarded: it is no backup before `controller.keeping` makes all of them one, and follows again
+by itself when told so, and when the link was away. Must not wait: a mark takes effect in the call
+that delivers it. Answers with why not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from controller.api import messages as m
+from controller.api.codes import Code
+from controller.pair import messages as msg
+from controller.pair.owner import PairOwner
+from controller.pair.side import PairSide
+from controller.pair.table import Answer
+
+UNKEPT = "split for a backup of several data sets that isn't kept yet"
+
+
+def mark_local(
+    owner: PairOwner | None, side: PairSide, mark: msg.Mark, reply: Callable[[msg.Marked], None]
+) -> None:
+    """Split the local pair `owner` behind `side`, at this point of its stream (law L11)."""
+    refusal = ""
+    code = Code.WRONG_STATE
+    if owner is None or owner.record.volume != side.record.volume:
+        refusal = f"'{side.record.volume}' is not the P-VOL of a local pair '{mark.local_pair}'"
+        code = Code.NOT_FOUND
+    elif owner.record.state is not m.PairState.PAIR:
+        refusal = f"local pair '{mark.local_pair}' is in {owner.record.state}, it must be PAIR"
+    elif not side.volume.state.consistent:
+        refusal = f"'{side.record.volume}' is not one point in time"
+        code = Code.NOT_CONSISTENT
+    if refusal or owner is None:
+        reply(msg.Marked(error=refusal, code=code.value))
+        return
+
+    def durable(split: asyncio.Future[Answer]) -> None:
+        error = None if split.cancelled() else split.exception()
+        if split.cancelled() or error is not None:
+            reply(msg.Marked(error=str(error or "stopped"), code=Code.WRONG_STATE.value))
+        else:
+            reply(msg.Marked())
+
+    label = "" if mark.instant else mark.label
+    owner.begin_split(label, mark.at, mark.number).add_done_callback(durable)
+    if mark.instant:
+        owner.record.instant, owner.record.guarded = mark.instant, True
+        owner.record.reason = UNKEPT
+
+
+def unmark_local(owner: PairOwner | None, side: PairSide, unmark: msg.Unmark) -> None:
+    """Let a local pair follow again that was split in vain; nothing when it was kept, or wasn't."""
+    if owner is None or owner.record.volume != side.record.volume:
+        return
+    if owner.record.instant != unmark.instant:
+        return
+    if owner.record.guarded and owner.side.volume.state.consistent:
+        owner.resume_guarded()
