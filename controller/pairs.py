@@ -321,8 +321,10 @@ class Pairs:
 
     def in_sync(self, side: PairSide) -> None:
         """What the guard split may follow again, and what had to wait may end (law L7)."""
+        follows = side.record.role is m.Role.S_VOL
         for owner in self.of_volume(side.volume.name):
-            if owner.record.guarded:
+            # A copy that ends beside, or just before, says nothing of what a mark has split.
+            if owner.record.guarded and (follows or not owner.record.instant):
                 owner.resume_guarded()
             elif owner.record.role is m.Role.P_VOL and owner.record.state is m.PairState.COPY:
                 owner.copied()

@@ -82,12 +82,12 @@ def newest(image: bytes) -> int:
     return max((number for number in found if number), default=-1)
 
 
-def one_instant(node: Running, began: int, ended: int) -> int:
+def one_instant(node: Running, began: int, ended: int, volume: str = "second") -> int:
     """What the S-VOLs hold is the ledger up to one write; that write's number."""
-    last = max(newest(node.image(f"second{number}")) for number in range(PAIRS))
+    last = max(newest(node.image(f"{volume}{number}")) for number in range(PAIRS))
     for number in range(PAIRS):
         expected = last - (last - number) % PAIRS
-        found = newest(node.image(f"second{number}"))
+        found = newest(node.image(f"{volume}{number}"))
         assert found == (expected if expected > 0 else -1), (number, last)
     assert began - 1 <= last <= ended
     return last
