@@ -19,6 +19,7 @@ from hostagent.config import AgentConfig, DataSetConfig
 from hostagent.first_volumes import FirstVolumeKeeper
 from hostagent.jobs.brief import brief
 from hostagent.jobs.engine import JobEngine
+from hostagent.jobs.members import members_of
 from hostagent.jobs.ports import Nodes
 from hostagent.jobs.slots import newest_first
 from hostagent.jobs.survey import survey
@@ -53,6 +54,7 @@ class Agent:
             "db.show": self._db_show,
             "db.recover": self._db_recover,
             "job.backup": self._job_backup,
+            "job.backup_group": self._job_backup_group,
             "job.restore": self._job_restore,
             "job.look": self._job_look,
             "job.list": self._job_list,
@@ -76,7 +78,7 @@ class Agent:
 
     async def _fs_freeze(self, params: m.FsFreeze, _request: Request) -> Answer:
         already = await self._first.still_frozen(params.data_set)
-        await self._first.freeze(params.data_set, params.ttl_s)
+        await self._first.freeze({params.data_set: params.ttl_s})
         info = await self._first.show(params.data_set)
         return _answer(
             info, not already, f"frozen for at most {params.ttl_s:g} s", "frozen already"
@@ -117,6 +119,17 @@ class Agent:
             "split_remote": params.split_remote,
         }
         info, new = await self._jobs.begin(m.JobKind.BACKUP, data_set, request.id, job_params)
+        return _answer(info, new, f"job {info.id} has begun", f"job {info.id} is that request's")
+
+    async def _job_backup_group(self, params: m.GroupBackupStart, request: Request) -> Answer:
+        named = m.Named(name=params.group)
+        group = await self._nodes.call(params.node, "group.show", named, None)
+        assert isinstance(group, m.GroupInfo)
+        members = members_of(group, self._config.data_set, self._config.node)
+        job_params = params.model_dump(mode="json", exclude={"group"})
+        info, new = await self._jobs.begin(
+            m.JobKind.GROUP_BACKUP, members, request.id, job_params, params.group
+        )
         return _answer(info, new, f"job {info.id} has begun", f"job {info.id} is that request's")
 
     async def _job_restore(self, params: m.RestoreStart, request: Request) -> Answer:

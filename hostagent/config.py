@@ -164,6 +164,12 @@ class AgentConfig(Section):
     def references(self) -> list[DataSetRef]:
         """What the agent's status tells of its data sets."""
         return [
-            DataSetRef(name=entry.name, part=entry.part, mountpoint=str(entry.mountpoint))
+            DataSetRef(
+                name=entry.name,
+                part=entry.part,
+                mountpoint=str(entry.mountpoint),
+                primary=entry.primary,
+                remote_pair=entry.remote_pair,
+            )
             for entry in self.data_set
         ]

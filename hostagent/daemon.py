@@ -41,6 +41,7 @@ from hostagent.filesystem.volumes import HostVolumes
 from hostagent.first_volumes import FirstVolumeKeeper
 from hostagent.jobs.backup import BACKUP
 from hostagent.jobs.engine import JobEngine
+from hostagent.jobs.group_backup import GROUP_BACKUP
 from hostagent.jobs.look import look_table
 from hostagent.jobs.ports import Ports
 from hostagent.jobs.restore import RESTORE
@@ -65,7 +66,7 @@ LONG_CALL_S = 330.0
 STATUS_EVERY_S = 5.0
 LIVE_KEYS = frozenset({"log.level", "log.format"})
 """What SIGHUP takes over."""
-LONG_VERBS = frozenset({"fs.release", "fs.reclaim", "fs.freeze", "backup.mark"})
+LONG_VERBS = frozenset({"fs.release", "fs.reclaim", "fs.freeze", "backup.mark", "group.mark"})
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -212,6 +213,7 @@ def _tables(rooms: Rooms) -> dict[m.JobKind, JobTable]:
     """The steps of every kind of job."""
     return {
         m.JobKind.BACKUP: BACKUP,
+        m.JobKind.GROUP_BACKUP: GROUP_BACKUP,
         m.JobKind.RESTORE: RESTORE,
         m.JobKind.WHOLE: WHOLE,
         m.JobKind.LOOK: look_table(rooms),

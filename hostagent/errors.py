@@ -6,6 +6,7 @@ job with the same code, message and next step. Must not decide what is done abou
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 
 from controller.api.codes import Code
@@ -88,6 +89,19 @@ class UnflushedError(FinalError):
             f"flushing {device} failed ({why}): the last writes are lost",
             "look at the volume's health; it has to be attached and mounted anew",
         )
+
+
+def as_rejected(error: RejectedError | OSError) -> RejectedError:
+    """An error of the operating system as one that ends a command."""
+    if isinstance(error, RejectedError):
+        return error
+    full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+    where = f" ({error.filename})" if error.filename else ""
+    return HostError(
+        f"{error.strerror or error}{where}",
+        "make room on the file system" if full else "look at the host's log",
+        Code.NO_SPACE if full else Code.HOST_ERROR,
+    )
 
 
 class InterruptedWorkError(HostError):

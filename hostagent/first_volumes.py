@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 import structlog
@@ -154,36 +155,58 @@ class FirstVolumeKeeper:
             await self._save(first)
             return await self._show(first), True
 
-    async def freeze(self, data_set: str, ttl_s: float) -> list[m.DatabaseInfo]:
-        """Prepare databases and freeze; does nothing while an earlier freeze still holds."""
-        first = self._find(data_set)
-        async with first.lock:
-            if first.freeze is not None:
-                if first.freeze.holds:
-                    return self._databases.show(data_set).databases
-                await self._thaw(first)
-            if not await self._mounted(first):
-                raise HostError(
-                    f"'{data_set}' is not mounted at {first.config.mountpoint}"
-                    + (f": {first.detail}" if first.detail else ""),
-                    "mount it, or take the backup without quiescing",
-                    Code.WRONG_STATE,
-                )
-            first.frozen = True
-            await self._save(first)
+    async def freeze(self, wanted: dict[str, float]) -> dict[str, list[m.DatabaseInfo]]:
+        """Prepare the databases of these data sets, then freeze all of them; all or none.
+
+        `wanted` has the seconds each freeze may last. Does nothing while an earlier freeze of
+        all of them still holds.
+        """
+        firsts = [self._find(name) for name in sorted(wanted)]
+        async with AsyncExitStack() as locks:
+            for first in firsts:
+                await locks.enter_async_context(first.lock)
+            if all(first.freeze is not None and first.freeze.holds for first in firsts):
+                return {
+                    f.config.name: self._databases.show(f.config.name).databases for f in firsts
+                }
+            for first in firsts:
+                if first.freeze is not None:
+                    await self._thaw(first)
+                await self._check_mounted(first)
+            for first in firsts:
+                first.frozen = True
+                await self._save(first)
             try:
-                return await self._begin_freeze(first, ttl_s)
+                return await self._begin_freeze(firsts, wanted)
             except HostError:
-                await self._thaw(first)
+                await _each(firsts, self._thaw)
                 raise
 
-    async def _begin_freeze(self, first: _First, ttl_s: float) -> list[m.DatabaseInfo]:
-        name = first.config.name
+    async def _check_mounted(self, first: _First) -> None:
+        if not await self._mounted(first):
+            raise HostError(
+                f"'{first.config.name}' is not mounted at {first.config.mountpoint}"
+                + (f": {first.detail}" if first.detail else ""),
+                "mount it, or take the backup without quiescing",
+                Code.WRONG_STATE,
+            )
+
+    async def _begin_freeze(
+        self, firsts: list[_First], wanted: dict[str, float]
+    ) -> dict[str, list[m.DatabaseInfo]]:
         # The freeze writes out what is dirty, within its time and while databases are held.
-        await self._blocking.run(write_out, first.config.mountpoint)
-        prepared = await self._databases.quiesce(name, ttl_s)
-        first.freeze = await self._blocking.run(Freeze.begin, first.config.mountpoint, ttl_s)
-        if not self._databases.still_quiesced(name):
+        run = self._blocking.run
+        await asyncio.gather(*(run(write_out, first.config.mountpoint) for first in firsts))
+        # A database may write to another's file system meanwhile: none is frozen before the last
+        # of them is prepared.
+        prepared: dict[str, list[m.DatabaseInfo]] = {}
+        for first in firsts:
+            name = first.config.name
+            prepared[name] = await self._databases.quiesce(name, wanted[name])
+        for first in firsts:
+            ttl_s = wanted[first.config.name]
+            first.freeze = await run(Freeze.begin, first.config.mountpoint, ttl_s)
+        if not all(self._databases.still_quiesced(name) for name in prepared):
             raise HostError(
                 "a database did not stay prepared until the freeze",
                 "look at its server's log, or take the backup with --no-quiesce",
@@ -294,6 +317,14 @@ class FirstVolumeKeeper:
                 "ask the data set's host 1",
             )
         return first
+
+
+async def _each(firsts: list[_First], work: Callable[[_First], Awaitable[float]]) -> None:
+    """Do it for all, whatever becomes of one; raises the first error then."""
+    outcomes = await asyncio.gather(*(work(first) for first in firsts), return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
 
 
 def _released_for_another(first: _First) -> RejectedError:

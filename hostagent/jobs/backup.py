@@ -30,7 +30,7 @@ async def check(context: JobContext) -> None:
             f"{data_set.primary} has no connection to {data_set.secondary}",
             remote.next_step or "bring the link between the controllers up",
         )
-    again = context.record.facts.get("mark.asked") and remote.state in COPYING
+    again = context.facts.get("mark.asked") and remote.state in COPYING
     if again or _split_by_us(context, remote):
         remote = await _mirror_again(context, "resync-remote")
     if remote.state is not m.PairState.PAIR:
@@ -44,7 +44,7 @@ async def check(context: JobContext) -> None:
 
 def _split_by_us(context: JobContext, remote: m.PairInfo) -> bool:
     """Whether the mark of an earlier life of this job has split the remote pair."""
-    facts = context.record.facts
+    facts = context.facts
     return (
         bool(facts.get("mark.asked"))
         and remote.state in SPLIT
@@ -59,7 +59,7 @@ async def _mirror_again(context: JobContext, key: str) -> m.PairInfo:
 
 async def choose(context: JobContext) -> None:
     """Choose the slot; a job that goes on keeps the one it has begun to fill."""
-    facts = context.record.facts
+    facts = context.facts
     if "pair" in facts:
         return
     slots = await survey(context.ports.nodes, context.data_set)
@@ -72,26 +72,27 @@ async def choose(context: JobContext) -> None:
 async def resync_local(context: JobContext) -> None:
     """Bring the slot's third volume up to date; a backup it holds is gone from here on."""
     record, node = context.record, context.data_set.secondary
-    local = await show_pair(context, node, record.facts["pair"])
+    local = await show_pair(context, node, context.facts["pair"])
     if local.state is m.PairState.PAIR:
         return
-    record.message = record.facts["warning"]
+    record.message = context.facts["warning"]
     if local.state not in COPYING:
-        record.facts["resync.asked"] = False
+        context.facts["resync.asked"] = False
     await resync(context, node, local.name, "resync", m.Direction.FORWARD)
 
 
 async def freeze(context: JobContext) -> None:
     """Write everything out and stop writes, for a few seconds at most."""
-    context.record.facts["at"] = context.ports.clock.time()
+    context.facts["at"] = context.ports.clock.time()
     if context.record.params["quiesce"]:
         data_set = context.data_set
-        remember(context, await context.ports.first.freeze(data_set.name, data_set.freeze_ttl_s))
+        wanted = {data_set.name: data_set.freeze_ttl_s}
+        remember(context, (await context.ports.first.freeze(wanted))[data_set.name])
 
 
 async def mark(context: JobContext) -> None:
     """Split the slot's pair at this instant of the remote stream; the remote one too, if asked."""
-    data_set, facts, asked = context.data_set, context.record.facts, context.record.params
+    data_set, facts, asked = context.data_set, context.facts, context.record.params
     params = m.BackupMark(
         remote_pair=data_set.remote_pair,
         local_pair=facts["pair"],
@@ -113,28 +114,34 @@ async def mark(context: JobContext) -> None:
 async def unmark(context: JobContext) -> None:
     """What was split is no backup: let hosts write, and mirror again."""
     await thaw(context)
-    data_set, facts = context.data_set, context.record.facts
+    data_set, facts = context.data_set, context.facts
     if not facts.get("mark.asked"):
         return
-    remote = await show_pair(context, data_set.primary, data_set.remote_pair)
-    if _split_by_us(context, remote):
-        await _mirror_again(context, "remote-back")
+    await mirror_split_remote(context)
     local = await show_pair(context, data_set.secondary, facts["pair"])
     if local.state in SPLIT and local.backup_number == facts["number"]:
         node = data_set.secondary
         await resync(context, node, local.name, "resync-back", m.Direction.FORWARD)
 
 
+async def mirror_split_remote(context: JobContext) -> None:
+    """Where a mark of this job has split the remote pair: mirror again."""
+    data_set = context.data_set
+    remote = await show_pair(context, data_set.primary, data_set.remote_pair)
+    if _split_by_us(context, remote):
+        await _mirror_again(context, "remote-back")
+
+
 async def thaw(context: JobContext) -> None:
     """Let writes go on."""
     frozen_s = await context.ports.first.thaw(context.data_set.name)
     if frozen_s:
-        context.record.facts["frozen_s"] = frozen_s
+        context.facts["frozen_s"] = frozen_s
 
 
 async def receipt(context: JobContext) -> None:
     """Write down what was done."""
-    record, facts = context.record, context.record.facts
+    record, facts = context.record, context.facts
     now = context.ports.clock.time()
     record.receipt = m.Receipt(
         job=record.id,

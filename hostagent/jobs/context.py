@@ -8,8 +8,10 @@ the other node, or this disk, answers.
 from __future__ import annotations
 
 import asyncio
+import copy
 import threading
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from controller.api import messages as m
 from controller.api.codes import Code
@@ -25,6 +27,16 @@ from hostagent.records import RecordStore
 
 InfoT = TypeVar("InfoT", bound=m.Info)
 _COMMITTED = "committed"
+_PARTS = "parts"
+
+
+@dataclass(slots=True)
+class _Shared:
+    """What the parts of a job have in common and may change."""
+
+    steps: list[str]
+    progress: m.Progress | None = None
+    stopping: bool = False
 
 
 class JobContext:
@@ -34,30 +46,55 @@ class JobContext:
         self,
         node: str,
         record: JobRecord,
-        data_set: DataSetConfig,
+        data_sets: list[DataSetConfig],
         steps: list[str],
         ports: Ports,
         store: RecordStore,
         blocking: Blocking,
     ) -> None:
         self.record = record
-        self.data_set = data_set
+        self.data_sets = data_sets
+        """One, but for a job of a group."""
         self.ports = ports
         self.interrupted = threading.Event()
         """Tells work in threads to end."""
-        self.stopping = False
-        """Set when the agent stops: nothing is waited for then."""
+        self._shared = _Shared(steps)
         self._node = node
-        self._steps = steps
         self._store = store
         self._blocking = blocking
         self._saving = asyncio.Lock()
-        self._progress: m.Progress | None = None
+        self.part = ""
+        """Which data set's part of a group's job this is; empty for the whole job."""
+
+    def stop(self) -> None:
+        """The agent stops: nothing is waited for any more."""
+        self._shared.stopping = True
+        self.interrupted.set()
+
+    @property
+    def data_set(self) -> DataSetConfig:
+        """The only data set, or the one whose part of the job this is."""
+        return self.data_sets[0]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What steps found out and later ones need; each part of a job has its own."""
+        facts = self.record.facts
+        return facts.setdefault(_PARTS, {}).setdefault(self.part, {}) if self.part else facts
+
+    def parts(self) -> list[JobContext]:
+        """The job as it concerns each of its data sets: facts and commands of its own."""
+        parts = []
+        for number, data_set in enumerate(self.data_sets):
+            part = copy.copy(self)
+            part.data_sets, part.part = [data_set], str(number)
+            parts.append(part)
+        return parts
 
     @property
     def step_name(self) -> str:
         """The step under way."""
-        return self._steps[self.record.step]
+        return self._shared.steps[self.record.step]
 
     def become(self, kind: m.JobKind, steps: list[str], step: str, why: str) -> None:
         """Go on as a job of another kind."""
@@ -66,7 +103,7 @@ class JobContext:
         record.params = {**record.params, "why": why}
         if record.plan is not None:
             record.plan = record.plan.model_copy(update={"whole": why, "steps": steps})
-        self._steps = steps
+        self._shared.steps = steps
 
     @property
     def committed(self) -> bool:
@@ -83,12 +120,12 @@ class JobContext:
         async with self._saving:
             body = self.record.model_dump(mode="json")
             await self._blocking.run(self._store.save, self.record.id, body)
-        self._progress = None
+        self._shared.progress = None
         self.publish()
 
     def info(self) -> m.JobInfo:
         """The job as operators see it now."""
-        return self.record.info(self._node, self._steps, self._progress)
+        return self.record.info(self._node, self._shared.steps, self._shared.progress)
 
     def publish(self) -> None:
         """Tell operators how the job is."""
@@ -102,14 +139,13 @@ class JobContext:
         The request's id stays the same until it is definitely rejected: a new attempt then is
         a new request.
         """
-        attempt = self.record.attempts.setdefault(key, 0)
-        request_id = f"{self.record.id}.{key}.{self.record.round}-{attempt}"
+        request_id = self.request_id(key)
         call = asyncio.ensure_future(self.ports.nodes.call(node, verb, params, request_id))
         try:
             info = await asyncio.shield(call)
         except asyncio.CancelledError:
             # A cancelled job is undone, and an undo must not overtake the command it undoes.
-            if self.stopping:
+            if self._shared.stopping:
                 call.cancel()
             await asyncio.wait({call})
             raise
@@ -120,9 +156,19 @@ class JobContext:
             raise
         return _expect(info, answer, node)
 
+    def request_id(self, key: str) -> str:
+        """Under which id the next `ask` with that key is made."""
+        key = self._key(key)
+        attempt = self.record.attempts.setdefault(key, 0)
+        return f"{self.record.id}.{key}.{self.record.round}-{attempt}"
+
     def renew(self, key: str) -> None:
         """Make the next `ask` with that key a new request."""
+        key = self._key(key)
         self.record.attempts[key] = self.record.attempts.get(key, 0) + 1
+
+    def _key(self, key: str) -> str:
+        return f"{self.part}-{key}" if self.part else key
 
     async def look(self, node: str, verb: str, params: m.Params, answer: type[InfoT]) -> InfoT:
         """A question that changes nothing."""
@@ -143,7 +189,7 @@ class JobContext:
 
     def tell(self, progress: m.Progress) -> None:
         """Publish how far the step is; the caller sees to it that this isn't too often."""
-        self._progress = progress
+        self._shared.progress = progress
         self.publish()
 
 

@@ -15,7 +15,6 @@ Must not know what a step does. Stopping the engine leaves jobs RUNNING on disk.
 from __future__ import annotations
 
 import asyncio
-import errno
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +27,7 @@ from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from controller.api.messages import JobInfo, JobKind, JobState
 from hostagent.config import DataSetConfig
-from hostagent.errors import FinalError, HostError
+from hostagent.errors import FinalError, as_rejected
 from hostagent.jobs.context import JobContext
 from hostagent.jobs.ports import Ports
 from hostagent.jobs.record import JobRecord, Phase
@@ -84,42 +83,51 @@ class JobEngine:
             except (RecordError, ValidationError) as exc:
                 _log.error("job record unreadable", job=name, problem=" ".join(str(exc).split()))
                 continue
-            data_set = data_sets.get(record.data_set)
-            if data_set is None:
-                _log.error("job of an unknown data set", job=name, data_set=record.data_set)
+            unknown = [each for each in record.data_sets if each not in data_sets]
+            if unknown:
+                _log.error("job of an unknown data set", job=name, data_set=unknown[0])
                 continue
-            job = self._add(record, data_set)
+            job = self._add(record, [data_sets[each] for each in record.data_sets])
             job.context.publish()
             if record.phase is not Phase.ENDED:
                 self._rewind(record)
                 self._start(job)
 
     async def begin(
-        self, kind: JobKind, data_set: DataSetConfig, request_id: str, params: dict[str, Any]
+        self,
+        kind: JobKind,
+        data_sets: DataSetConfig | list[DataSetConfig],
+        request_id: str,
+        params: dict[str, Any],
+        group: str = "",
     ) -> tuple[JobInfo, bool]:
         """Start a job; (info, True), or the same request's job and False.
 
-        Raises RejectedError (in_use) while another job has the data set.
+        `group`: the name that several data sets go by. Raises RejectedError (in_use) while
+        another job has one of the data sets.
         """
+        several = data_sets if isinstance(data_sets, list) else [data_sets]
+        names = [data_set.name for data_set in several]
         digest = hashlib.blake2s(request_id.encode(), digest_size=5).hexdigest()
         job_id = f"{kind.value}-{digest}"
         known = self._jobs.get(job_id)
         if known is not None:
             return known.context.info(), False
-        self._check_free(data_set.name)
+        self._check_free(names)
         record = JobRecord(
             id=job_id,
             kind=kind,
-            data_set=data_set.name,
+            data_set=group or names[0],
+            members=names if group else [],
             params=params,
             started_at=self._ports.clock.time(),
         )
-        job = self._add(record, data_set)
+        job = self._add(record, several)
         try:
             await job.context.save()
         except OSError as exc:
             del self._jobs[job_id]
-            raise _as_rejected(exc) from exc
+            raise as_rejected(exc) from exc
         self._start(job)
         await self._forget_old()
         return job.context.info(), True
@@ -166,7 +174,7 @@ class JobEngine:
                 f"job {job_id} has ended, with nothing left to be gone on with",
                 "give its command again",
             )
-        self._check_free(record.data_set)
+        self._check_free(record.data_sets)
         record.phase, record.ends_as, record.ended_at = Phase.FORWARD, JobState.RUNNING, 0.0
         record.error, record.code, record.next_step = "", Code.OK, ""
         self._rewind(record)
@@ -187,8 +195,7 @@ class JobEngine:
         self._closed = True
         tasks = [job.task for job in self._jobs.values() if job.task is not None]
         for job in self._jobs.values():
-            job.context.stopping = True
-            job.context.interrupted.set()
+            job.context.stop()
             if job.task is not None:
                 job.task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -203,21 +210,22 @@ class JobEngine:
             )
         return job
 
-    def _check_free(self, data_set: str) -> None:
+    def _check_free(self, data_sets: list[str]) -> None:
         for other in self._jobs.values():
             record = other.context.record
-            if record.data_set == data_set and record.phase is not Phase.ENDED:
+            taken = sorted(set(record.data_sets) & set(data_sets))
+            if taken and record.phase is not Phase.ENDED:
                 raise RejectedError(
                     Code.IN_USE,
-                    f"job {record.id} is working on '{data_set}'",
+                    f"job {record.id} is working on '{taken[0]}'",
                     f"wait for it with `trilun job show {record.id}`, or cancel it",
                 )
 
-    def _add(self, record: JobRecord, data_set: DataSetConfig) -> _Job:
+    def _add(self, record: JobRecord, data_sets: list[DataSetConfig]) -> _Job:
         steps = self._tables[record.kind].names
         job = _Job(
             JobContext(
-                self._node, record, data_set, steps, self._ports, self._store, self._blocking
+                self._node, record, data_sets, steps, self._ports, self._store, self._blocking
             )
         )
         self._jobs[record.id] = job
@@ -351,7 +359,7 @@ class JobEngine:
             try:
                 await work(context)
             except (RejectedError, OSError) as exc:
-                rejected = _as_rejected(exc)
+                rejected = as_rejected(exc)
             except (EndEarlyError, ContinueAsError):
                 raise
             except Exception as exc:  # noqa: BLE001 - a job's mistake must not end the agent
@@ -376,18 +384,6 @@ class JobEngine:
 
 def _policy(context: JobContext) -> RetryPolicy:
     return INSISTENT if context.committed else CAREFUL
-
-
-def _as_rejected(exc: RejectedError | OSError) -> RejectedError:
-    if isinstance(exc, RejectedError):
-        return exc
-    full = exc.errno in {errno.ENOSPC, errno.EDQUOT}
-    where = f" ({exc.filename})" if exc.filename else ""
-    return HostError(
-        f"{exc.strerror or exc}{where}",
-        "make room on the file system" if full else "look at the host's log",
-        Code.NO_SPACE if full else Code.HOST_ERROR,
-    )
 
 
 def _tell_of_crash(task: asyncio.Task[None]) -> None:

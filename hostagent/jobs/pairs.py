@@ -40,7 +40,7 @@ async def resync(
     """
     asked = f"{key}.asked"
     before = await show_pair(context, node, name)
-    facts = context.record.facts
+    facts = context.facts
     # A reverse resync of a pair in PAIR would be refused, and there is nothing left to do.
     in_pair = before.state is m.PairState.PAIR
     if not (facts.get(asked) and in_pair) and before.state not in COPYING:

@@ -89,8 +89,11 @@ class DatabaseFiles(Protocol):
 class FirstVolumes(Protocol):
     """What a backup does on host 1."""
 
-    async def freeze(self, data_set: str, ttl_s: float) -> list[DatabaseInfo]:
-        """Prepare the data set's databases and freeze its file system."""
+    async def freeze(self, wanted: dict[str, float]) -> dict[str, list[DatabaseInfo]]:
+        """Prepare the databases of data sets, then freeze their file systems, all or none.
+
+        `wanted` has the seconds after which each thaws by itself.
+        """
 
     async def still_frozen(self, data_set: str) -> bool:
         """Whether the freeze has held until now."""

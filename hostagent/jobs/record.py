@@ -41,6 +41,9 @@ class JobRecord(BaseModel):
     id: Name
     kind: JobKind
     data_set: Name
+    """Or the group of data sets."""
+    members: list[Name] = []
+    """The data sets of a group."""
     params: dict[str, Any]
     started_at: float
     phase: Phase = Phase.FORWARD
@@ -65,6 +68,11 @@ class JobRecord(BaseModel):
     ended_at: float = 0.0
 
     @property
+    def data_sets(self) -> list[Name]:
+        """The data sets that the job has for itself."""
+        return self.members or [self.data_set]
+
+    @property
     def state(self) -> JobState:
         """What operators see."""
         return self.ends_as if self.phase is Phase.ENDED else JobState.RUNNING
@@ -75,6 +83,7 @@ class JobRecord(BaseModel):
             id=self.id,
             kind=self.kind,
             data_set=self.data_set,
+            data_sets=self.members,
             node=node,
             state=self.state,
             step=steps[min(self.step, len(steps) - 1)],

@@ -86,12 +86,17 @@ async def judge(context: JobContext) -> None:
 
 def databases_of(record: JobRecord) -> list[m.DatabaseInfo]:
     """What is known of the job's databases, for its receipt."""
-    return [m.DatabaseInfo.model_validate(one) for one in record.facts.get(_FOUND, [])]
+    return databases_in(record.facts)
+
+
+def databases_in(facts: dict[str, Any]) -> list[m.DatabaseInfo]:
+    """What is known of the databases of a part of a job."""
+    return [m.DatabaseInfo.model_validate(one) for one in facts.get(_FOUND, [])]
 
 
 def remember(context: JobContext, databases: list[m.DatabaseInfo]) -> None:
     """What a backup prepared, for its receipt."""
-    context.record.facts[_FOUND] = [info.model_dump(mode="json") for info in databases]
+    context.facts[_FOUND] = [info.model_dump(mode="json") for info in databases]
 
 
 async def _recovered(context: JobContext, *, check: bool) -> list[m.DatabaseInfo]:

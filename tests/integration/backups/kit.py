@@ -190,12 +190,12 @@ class Rig:
 
     # -- host 1
 
-    async def freeze(self, _data_set: str, ttl_s: float) -> list[Any]:
-        assert ttl_s == 7.5, "as it is configured"
+    async def freeze(self, wanted: dict[str, float]) -> dict[str, list[Any]]:
+        assert wanted == {"ds": 7.5}, "as it is configured"
         self.frozen = True
         self.at_mark = self.a.image("first")
         await self.moment("after freeze")
-        return []
+        return {"ds": []}
 
     async def still_frozen(self, _data_set: str) -> bool:
         return self.frozen

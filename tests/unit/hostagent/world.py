@@ -403,13 +403,13 @@ class World:
 
     # -- host 1's own
 
-    async def freeze(self, data_set: str, ttl_s: float) -> list[m.DatabaseInfo]:
+    async def freeze(self, wanted: dict[str, float]) -> dict[str, list[m.DatabaseInfo]]:
         self.moment("before freeze")
         self.fail("freeze")
         self.frozen = True
         self.freezes += 1
         self.moment("after freeze")
-        return [self.database] if self.database else []
+        return {name: [self.database] if self.database else [] for name in wanted}
 
     async def still_frozen(self, data_set: str) -> bool:
         return self.frozen
