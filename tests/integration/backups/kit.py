@@ -25,6 +25,7 @@ from hostagent.copying.walk import Found, Listed
 from hostagent.errors import HostError
 from hostagent.jobs.backup import BACKUP
 from hostagent.jobs.engine import JobEngine
+from hostagent.jobs.group_backup import GROUP_BACKUP
 from hostagent.jobs.ports import Ports
 from hostagent.jobs.restore import RESTORE
 from hostagent.jobs.steps import JobTable, StepWork
@@ -108,6 +109,7 @@ class Rig:
 
     def __init__(self, a: Running, b: Running, config: DataSetConfig, directory: Path) -> None:
         self.a, self.b, self.config, self.directory = a, b, config, directory
+        self.members = [config]
         self.clock = Clock()
         self.frozen = False
         self.at_mark: bytes | None = None
@@ -204,6 +206,10 @@ class Rig:
         was, self.frozen = self.frozen, False
         return 0.5 if was else 0.0
 
+    def guard_thaws(self) -> None:
+        """What it does when the agent dies."""
+        self.frozen = False
+
     async def pause(self, seconds: float) -> None:
         self.clock.now_s += seconds
         await asyncio.sleep(0.002)
@@ -222,6 +228,7 @@ class Rig:
         self.died = asyncio.Event()
         tables = {
             JobKind.BACKUP: self._watched(BACKUP),
+            JobKind.GROUP_BACKUP: self._watched(GROUP_BACKUP),
             JobKind.WHOLE: self._watched(WHOLE),
             JobKind.RESTORE: self._watched(RESTORE),
         }
@@ -265,7 +272,9 @@ class Rig:
         """A job to its end, with a new engine after every death."""
         engine = self.engine()
         request = f"request-{len(self.states)}"
-        info, _ = await engine.begin(kind, self.config, request, params)
+        several = kind is JobKind.GROUP_BACKUP
+        group, data_sets = ("g", self.members) if several else ("", [self.config])
+        info, _ = await engine.begin(kind, data_sets, request, params, group)
         while True:
             ended = asyncio.create_task(engine.wait(info.id))
             died = asyncio.create_task(self.died.wait())
@@ -276,10 +285,9 @@ class Rig:
             await engine.stop()
             ended.cancel()
             assert self.lives < 10
-            if self.frozen:
-                self.frozen = False  # the guard thaws when the agent dies
+            self.guard_thaws()
             engine = self.engine()
-            await engine.load({"ds": self.config})
+            await engine.load({entry.name: entry for entry in self.members})
 
     async def backup(self, label: str = "", **more: object) -> m.JobInfo:
         """`trilun backup`."""
