@@ -1,7 +1,8 @@
 """`trilun backup`: take a backup, list those there are.
 
-Owns the arguments and the display of backups. Which slot a backup takes is the agent's to
-decide. `trilun backup DATA_SET` is `trilun backup take DATA_SET`.
+Owns the arguments and the display of backups, and what a name means: a data set, else a group of
+remote pairs; NODE/NAME is a group. Which slot a backup takes is the agent's to decide.
+`trilun backup NAME` is `trilun backup take NAME`.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from controller.api import messages as m
 from controller.api.backups import MAX_SLOTS
 from controller.api.codes import Code
 from controller.api.errors import RejectedError
+from controller.cli.groups import complete_group, find_group, live_groups
 from controller.cli.jobs import WAIT, report_job, start_job
-from controller.cli.locate import find_agent
-from controller.cli.names import complete_data_set
+from controller.cli.locate import choose_group_agent, find_agent
+from controller.cli.names import Ref, RefType, complete_data_set
 from controller.cli.output import print_json, show, table
-from controller.cli.session import ApiGroup, Session
+from controller.cli.session import ApiGroup, Session, usage_error
 from controller.service.client import ApiClient
 from controller.service.sizes import format_size
 
@@ -39,36 +41,78 @@ class BackupGroup(ApiGroup):
         return super().parse_args(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Commands, and data sets."""
-        names = complete_data_set(ctx, click.Argument(["data_set"]), incomplete)
+        """Commands, data sets and groups."""
+        names = complete_target(ctx, click.Argument(["name"]), incomplete)
         return super().shell_complete(ctx, incomplete) + [CompletionItem(name) for name in names]
 
 
 @click.group(cls=BackupGroup)
 def backup() -> None:
-    """Backups of a data set: `trilun backup [DATA_SET]` takes one."""
+    """Backups: `trilun backup [DATA_SET|GROUP]` takes one."""
+
+
+def complete_target(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+    """What can be backed up."""
+    found = complete_data_set(ctx, param, incomplete) + complete_group(ctx, param, incomplete)
+    return sorted(set(found))
 
 
 @backup.command(TAKE)
-@click.argument("data_set", required=False, shell_complete=complete_data_set)
+@click.argument("target", metavar="[DATA_SET|[NODE/]GROUP]", required=False, type=RefType(),
+                shell_complete=complete_target)  # fmt: skip
 @click.option("--label", default="", help="Remembered with the backup.")
 @click.option("--keep", type=click.IntRange(0, MAX_SLOTS), metavar="N",
               help="Never overwrite the N newest; default 1, or 0 with a single slot.")  # fmt: skip
 @click.option("--quiesce/--no-quiesce", default=True, help="Freeze the file system (default).")
 @click.option("--split-remote", is_flag=True, help="Split the remote pair at that instant, too.")
+@click.option("--deadline", type=click.FloatRange(0.1, 600), default=None, metavar="SECONDS",
+              help="Group: for all to confirm; else as long as a freeze may last.")  # fmt: skip
 @WAIT
 @click.pass_context
-def take(ctx: click.Context, /, data_set: str | None, wait: bool, **asked: Any) -> None:
-    """Take a backup of DATA_SET (may be left out when there is only one)."""
+def take(
+    ctx: click.Context, /, target: Ref | None, wait: bool, deadline: float | None, **asked: Any
+) -> None:
+    """Take a backup of DATA_SET (may be left out when there is only one), or of a GROUP.
+
+    The backups of all data sets of a group hold one instant, and there are all of them or none.
+    """
     session = ctx.find_object(Session)
     assert session is not None
 
     async def work(client: ApiClient) -> m.JobInfo:
-        node, name = await find_agent(client, "host1", data_set)
-        params = m.BackupStart(data_set=name, **asked)
+        found = await _data_set(client, target)
+        if isinstance(found, Ref):
+            group = await find_group(client, found)
+            node = choose_group_agent(await client.discover(), group)
+            whole = m.GroupBackupStart(
+                group=group.name, node=group.node, deadline_s=deadline, **asked
+            )
+            return await start_job(session, client, node, "job.backup_group", whole, wait)
+        if deadline is not None:
+            raise usage_error("--deadline is for a group")
+        node, data_set = found
+        params = m.BackupStart(data_set=data_set, **asked)
         return await start_job(session, client, node, "job.backup", params, wait)
 
     report_job(ctx, session, session.run(work))
+
+
+async def _data_set(client: ApiClient, target: Ref | None) -> tuple[str, str] | Ref:
+    """The agent and the data set that is meant, or the group."""
+    if target is not None and target.node is not None:
+        return target
+    try:
+        return await find_agent(client, "host1", None if target is None else target.name)
+    except RejectedError as exc:
+        if target is None or exc.code is not Code.NOT_FOUND:
+            raise
+        if not any(group.name == target.name for group in await live_groups(client)):
+            raise RejectedError(
+                exc.code,
+                f"there is no data set and no group '{target}'",
+                f"{exc.next_step}; groups: trilun group list",
+            ) from None
+        return target
 
 
 @backup.command("list")

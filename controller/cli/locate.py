@@ -16,6 +16,7 @@ from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from controller.api.messages import (
     Empty,
+    GroupInfo,
     Info,
     JobInfo,
     JobList,
@@ -231,6 +232,39 @@ def choose_agent(
             "start trilun-agent there",
         )
     return there[0], data_set
+
+
+def choose_group_agent(nodes: dict[str, NodeStatus], group: GroupInfo) -> str:
+    """The agent of the host 1 whose data sets the pairs of a group belong to."""
+    owners: dict[str, str] = {}
+    for status in nodes.values():
+        for ref in status.data_sets:
+            ours = ref.part == "host1" and ref.primary == group.node
+            if status.kind is NodeKind.AGENT and ours and ref.remote_pair in group.pairs:
+                owners[ref.remote_pair] = status.node
+    agents = sorted(set(owners.values()))
+    if not agents:
+        raise RejectedError(
+            Code.NOT_FOUND,
+            f"no agent has a data set of the pairs of group '{group.name}': "
+            f"{', '.join(group.pairs)}",
+            "start trilun-agent on their host 1, or look at its configuration",
+        )
+    if len(agents) > 1:
+        named = "; ".join(
+            f"{node}: {', '.join(pair for pair in group.pairs if owners.get(pair) == node)}"
+            for node in agents
+        )
+        raise RejectedError(
+            Code.WRONG_STATE,
+            f"the pairs of group '{group.name}' belong to data sets of several hosts: {named}",
+            "one host 1 freezes all of a group: make a group for each host",
+        )
+    if not nodes[agents[0]].online:
+        raise RejectedError(
+            Code.UNREACHABLE, f"agent '{agents[0]}' is offline", "start trilun-agent there"
+        )
+    return agents[0]
 
 
 async def _retained(

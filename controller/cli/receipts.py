@@ -17,6 +17,7 @@ from controller.service.sizes import format_size
 
 MAX_SHOWN_FILES = 50
 
+_BACKUPS = {m.JobKind.BACKUP, m.JobKind.GROUP_BACKUP}
 _ACTIONS = {
     "keep": "kept beside it",
     "overwrite": "overwritten",
@@ -71,7 +72,7 @@ def receipt_parts(receipt: m.Receipt) -> list[Table]:
             [
                 ("job", receipt.job),
                 ("kind", receipt.kind.value),
-                ("data set", receipt.data_set),
+                ("group" if receipt.members else "data set", receipt.data_set),
                 ("label", receipt.label),
                 ("backup", _backup("", receipt.backup_pair, receipt.backup_at)),
                 ("in place of", receipt.replaced),
@@ -89,7 +90,7 @@ def receipt_parts(receipt: m.Receipt) -> list[Table]:
                 ("union", format_size(receipt.union_bytes)),
                 ("discarded", format_size(receipt.discarded_bytes)),
                 (
-                    "frozen" if receipt.kind is m.JobKind.BACKUP else "released",
+                    "frozen" if receipt.kind in _BACKUPS else "released",
                     f"{receipt.frozen_s:.2f} s",
                 ),
                 ("began", _moment(receipt.started_at)),
@@ -99,6 +100,8 @@ def receipt_parts(receipt: m.Receipt) -> list[Table]:
             ]
         )
     ]
+    if receipt.members:
+        parts.append(_members(receipt.members))
     if receipt.databases:
         parts += database_parts(receipt.databases)
     if receipt.files:
@@ -115,6 +118,14 @@ def _backup(label: str, pair: str, at: float) -> str:
 
 def _moment(unix_s: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(unix_s)) if unix_s else ""
+
+
+def _members(members: list[m.MemberBackup]) -> Table:
+    return table(
+        ("DATA SET", "BACKUP", "IN PLACE OF", "FROZEN"),
+        [(e.data_set, e.pair, e.replaced or "-", f"{e.frozen_s:.2f} s") for e in members],
+        right="FROZEN",
+    )
 
 
 def _files(files: list[m.RestoredFile], count: int) -> Table:

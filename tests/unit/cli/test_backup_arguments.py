@@ -112,6 +112,7 @@ def test_a_job_is_gone_on_with(asked: Any) -> None:
         (["restore", "--whole", "a", "b"], "takes no files"),
         (["restore", "--whole", "--data-set", "d", "a"], "takes no files"),
         (["backup", "--keep", "33"], "33 is not in the range"),
+        (["backup", "a/b/c"], "not a valid name"),
     ],
 )
 def test_what_cannot_be_meant(
@@ -189,6 +190,7 @@ def test_a_whole_restore_says_so_before_and_after() -> None:
 
 def test_completion_offers_commands_and_data_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "complete_data_set", lambda *_: ["demo"])
+    monkeypatch.setattr(module, "complete_group", lambda *_: ["shop"])
     context = click.Context(module.backup)
     offered = {item.value for item in module.backup.shell_complete(context, "")}
-    assert offered >= {"take", "list", "demo"}
+    assert offered >= {"take", "list", "demo", "shop"}
