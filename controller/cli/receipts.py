@@ -101,7 +101,7 @@ def receipt_parts(receipt: m.Receipt) -> list[Table]:
         )
     ]
     if receipt.members:
-        parts.append(_members(receipt.members))
+        parts.append(members_table(receipt.members))
     if receipt.databases:
         parts += database_parts(receipt.databases)
     if receipt.files:
@@ -120,7 +120,8 @@ def _moment(unix_s: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(unix_s)) if unix_s else ""
 
 
-def _members(members: list[m.MemberBackup]) -> Table:
+def members_table(members: list[m.MemberBackup]) -> Table:
+    """What each data set has of a group's backup."""
     return table(
         ("DATA SET", "BACKUP", "IN PLACE OF", "FROZEN"),
         [(e.data_set, e.pair, e.replaced or "-", f"{e.frozen_s:.2f} s") for e in members],

@@ -10,14 +10,19 @@ from pathlib import Path, PurePosixPath
 import click
 import pytest
 
+from controller.api import messages as m
 from controller.api.looking import MAX_CAT_BYTES, MAX_PIECE_BYTES
 from controller.api.restores import MAX_PATHS, Conflict
+from controller.cli.backup import TAKE, BackupGroup
 from controller.cli.main import cli
+from controller.cli.output import console
+from controller.cli.receipts import members_table
 from hostagent.copying.comparing import MAX_CONFLICTS
 from hostagent.copying.content import Work
 from hostagent.copying.patterns import MAX_VISITED, asked_path, expand
 from hostagent.copying.placing import Placing
 from hostagent.jobs.engine import MAX_ENDED
+from hostagent.jobs.group_backup import DEADLINE_S, GROUP_BACKUP
 
 pytestmark = pytest.mark.plain
 
@@ -35,6 +40,7 @@ def section(heading: str, page: str = PAGE) -> str:
 
 
 FILES, LOOK = section("Files"), section("Look into a backup")
+GROUPS = section("Backups").partition("### Several data sets at one instant")[2]
 PATTERNS = re.findall(r"^\| `([^`]+)` \| ((?:`[^`]+` ?)+)\|$", FILES, re.MULTILINE)
 
 
@@ -71,17 +77,43 @@ def test_each_pattern_finds_what_the_page_says(tmp_path: Path, pattern: str, fou
     assert sorted(names) == sorted(re.findall(r"`([^`]+)`", found))
 
 
-@pytest.mark.parametrize("line", re.findall(r"^    (trilun .*)$", FILES + LOOK, re.MULTILINE))
+@pytest.mark.parametrize(
+    "line", re.findall(r"^    (trilun .*)$", FILES + LOOK + GROUPS, re.MULTILINE)
+)
 def test_each_command_is_one(line: str) -> None:
     words = shlex.split(re.sub(r"[\[\]]", "", line) if "[" in line else line)[1:]
     words = ["1MiB" if word == "SIZE" else word for word in words]
     command: click.Command = cli
     context = click.Context(cli, info_name="trilun")
     while isinstance(command, click.Group):
+        if isinstance(command, BackupGroup) and words[0] not in command.commands:
+            words.insert(0, TAKE)
         _, found, words = command.resolve_command(context, words)
         assert found is not None, line
         command, context = found, click.Context(found, parent=context)
     command.make_context(command.name, words, parent=context.parent, resilient_parsing=False)
+
+
+def test_the_steps_of_a_groups_backup_are_its_tables() -> None:
+    named = re.findall(r"^\| ([a-z-]+) \|", GROUPS, re.MULTILINE)
+    assert [name for name in named if name != "step"] == GROUP_BACKUP.names[:-1]
+    assert GROUP_BACKUP.names[-1] == "receipt"
+    assert f"({DEADLINE_S:.0f} s with" in GROUPS
+
+
+def test_what_a_groups_receipt_shows() -> None:
+    example = re.search(r"```text members\n(.*?)```", GROUPS, re.DOTALL)
+    assert example
+    replaced = "backup 'friday' in 'demo-local'"
+    members = [
+        m.MemberBackup(data_set="demo", pair="demo-local", replaced=replaced, frozen_s=0.092),
+        m.MemberBackup(data_set="log", pair="log-local-2", frozen_s=0.087),
+    ]
+    out = console()
+    with out.capture() as captured:
+        out.print(members_table(members))
+    shown = [line.rstrip() for line in captured.get().splitlines()]
+    assert shown == example.group(1).splitlines()
 
 
 def test_the_policies_are_all_there() -> None:
