@@ -287,3 +287,46 @@ async def test_one_data_set_of_it_is_taken_as_well(tmp_path: Path) -> None:
         await engine.wait(single.id)
         shown = engine.show(info.id)
         assert (shown.data_set, shown.data_sets, shown.state) == ("g", ["ds", "log"], JobState.DONE)
+
+
+async def test_half_of_what_is_kept_cannot_be_undone(tmp_path: Path) -> None:
+    async with group_rig(tmp_path) as kit:
+        engine = kit.engine()
+        params: dict[str, Any] = {"label": "whole", "quiesce": True, "keep": None, "node": "a"}
+        params |= {"split_remote": False, "deadline_s": None}
+        refusals: list[RejectedError] = []
+
+        async def cancels() -> None:
+            with pytest.raises(RejectedError) as caught:
+                await engine.cancel(engine.list_jobs()[0].id)
+            refusals.append(caught.value)
+
+        kit.meanwhile["step receipt begins"] = cancels
+        info, _ = await engine.begin(JobKind.GROUP_BACKUP, kit.members, "r1", params, "g")
+        assert (await engine.wait(info.id)).state is JobState.DONE
+        assert [each.code for each in refusals] == [Code.WRONG_STATE]
+        assert await kit.backups() == {("ds", "whole"), ("log", "whole")}
+
+
+@pytest.mark.parametrize("step", ["resync", "freeze", "mark", "thaw"])
+async def test_a_cancelled_one_leaves_nothing(tmp_path: Path, step: str) -> None:
+    async with group_rig(tmp_path) as kit:
+        await kit.take("good")
+        await kit.write_both(1)
+        engine = kit.engine()
+        params: dict[str, Any] = {"label": "bad", "quiesce": True, "keep": None, "node": "a"}
+        params |= {"split_remote": False, "deadline_s": None}
+        tasks: list[asyncio.Task[Any]] = []
+
+        async def cancels() -> None:
+            job = next(each for each in engine.list_jobs() if each.state is JobState.RUNNING)
+            tasks.append(asyncio.create_task(engine.cancel(job.id)))
+            await asyncio.sleep(0)
+
+        kit.meanwhile[f"step {step} ended"] = cancels
+        info, _ = await engine.begin(JobKind.GROUP_BACKUP, kit.members, "r1", params, "g")
+        assert (await engine.wait(info.id)).state is JobState.CANCELLED
+        await asyncio.gather(*tasks)
+        await kit.settled()
+        assert await kit.backups() == {("ds", "good"), ("log", "good")}
+        assert not kit.still

@@ -226,3 +226,28 @@ async def test_marks_that_are_not_the_groups_are_refused(tmp_path: Path) -> None
         few = few.model_copy(update={"marks": few.marks[1:]})
         error = await refused(a, "group.mark", few)
         assert (error.code, "p0" in error.message) == (Code.BAD_REQUEST, True)
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_a_pair_that_begins_to_follow_takes_the_others_along(
+    turns: int, tmp_path: Path
+) -> None:
+    """Whoever keeps a backup in that moment has all of it, or nothing."""
+    async with thirds(tmp_path) as (a, b):
+        await a.do("group.mark", marks("one"))
+        owner = b.node.pairs.local("l6")
+        assert owner is not None
+        owner.resume_guarded()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        kept_it = True
+        try:
+            await b.do("backup.settle", settle("one"))
+        except RejectedError:
+            kept_it = False
+        await owner.caught_up()
+        if kept_it:
+            assert kept(b) == {("monday", True)}
+            assert {b.pair(name).state for name in LOCALS} == {S.PSUS}
+        else:
+            assert ("monday", True) not in kept(b)
