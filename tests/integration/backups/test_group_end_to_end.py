@@ -47,6 +47,8 @@ class World:
             for name in ("first", "second", "third"):
                 other = other.replace(f'"{name}"', f'"log-{name}"')
             other = other.replace(str(self.places["demo"]), str(self.places["log"]))
+            if number == 1:
+                other += self._hook()
             path.write_text(f"{text}{mark}{other}", encoding="utf-8")
         pair.launch_broker()
         pair.launch_controller(1)
@@ -68,6 +70,17 @@ class World:
         while not all(os.path.ismount(place) for place in self.places.values()):
             assert time.monotonic() < deadline_s, "host 1 did not mount"
             time.sleep(0.05)
+
+    def _hook(self) -> str:
+        """The writer as a database, which writes to the other volume when it is prepared."""
+        script = self.pair.directory / "hook"
+        note = self.places["demo"] / "checkpoint"
+        script.write_text(f"#!/bin/sh\necho $1 > {note} && sync {note}\n", encoding="utf-8")
+        script.chmod(0o755)
+        return (
+            f'[[data_set.database]]\nkind = "hook"\npath = "ledger"\ncommand = ["{script}"]\n'
+            'does = ["freeze"]\n'
+        )
 
     def _make_filesystem(self, volume: str) -> None:
         pair = self.pair
@@ -157,6 +170,9 @@ def test_what_both_thirds_hold_is_the_program_up_to_one_write(world: World) -> N
                 ("demo", "demo-local"), ("log", "log-local"),
             ]  # fmt: skip
             assert all((e["frozen_s"] > 0) == (not more) for e in receipt["members"])
+            if not more:
+                prepared = receipt["members"][1]["databases"]
+                assert [each["done"] for each in prepared] == ["the hook's freeze"]
             writer.reaches(after + 10)
             numbers = world.backed_up()
             assert numbers == list(range(1, len(numbers) + 1)), "no number without those before"
