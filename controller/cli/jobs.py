@@ -86,7 +86,7 @@ def wait_job(ctx: click.Context, ref: Ref, wait_s: float | None) -> None:
     assert session is not None
 
     async def work(client: ApiClient) -> m.JobInfo:
-        return await _wait(session, client, await find_job(client, ref), wait_s)
+        return await see_through(session, client, await find_job(client, ref), wait_s)
 
     report_job(ctx, session, session.run(work))
 
@@ -128,12 +128,13 @@ async def start_job(
     """Start a job, and see it to its end when that is wanted."""
     reply = await client.request(node, verb, params, session.timeout_s)
     started = result_of(reply, m.JobInfo)
-    return await _wait(session, client, started, None) if wait else started
+    return await see_through(session, client, started) if wait else started
 
 
-async def _wait(
-    session: Session, client: ApiClient, job_info: m.JobInfo, wait_s: float | None
+async def see_through(
+    session: Session, client: ApiClient, job_info: m.JobInfo, wait_s: float | None = None
 ) -> m.JobInfo:
+    """Tell of a job's progress until it has ended."""
     session.say_on_interrupt(f"job '{job_info.id}' goes on", f"trilun job wait {job_info.id}")
     what = f"{job_info.kind.value} {job_info.id}"
     with Teller(what, silent=session.json) as teller:

@@ -1,4 +1,4 @@
-"""`trilun restore`: files come back from the backup.
+"""`trilun restore`: files come back from the backup, or whole volumes.
 
 Owns the arguments. Paths and patterns are the agent's to understand: nothing is looked up here
 but the data set.
@@ -9,10 +9,14 @@ from __future__ import annotations
 import click
 
 from controller.api import messages as m
+from controller.api.codes import Code
+from controller.api.errors import RejectedError
+from controller.cli.group_restore import report_jobs, restore_group
+from controller.cli.groups import find_group, live_groups
 from controller.cli.jobs import WAIT, report_job, start_job
 from controller.cli.locate import find_agent
-from controller.cli.names import complete_data_set
-from controller.cli.session import ApiCommand, Session
+from controller.cli.names import complete_data_set, parse_ref
+from controller.cli.session import ApiCommand, Session, usage_error
 from controller.service.client import ApiClient
 
 CONFLICTS = click.Choice([policy.value for policy in m.Conflict])
@@ -31,7 +35,7 @@ CONFLICTS = click.Choice([policy.value for policy in m.Conflict])
 @click.option("--from", "from_backup", metavar="LABEL|PAIR", default="",
               help="Which backup; default: the newest. See `trilun backup list`.")  # fmt: skip
 @click.option("--whole", is_flag=True,
-              help="The whole volume, by bitmaps; PATH names the data set then.")  # fmt: skip
+              help="The whole volume, by bitmaps; PATH names the data set or group.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Show the plan, change nothing.")
 @click.option("--force", is_flag=True, help="Unmount on host 1 although it is in use.")
 @WAIT
@@ -62,7 +66,17 @@ def restore(
             "--whole takes no files." if whole else "Missing argument 'PATH...', or --whole."
         )
 
-    async def work(client: ApiClient) -> m.JobInfo:
+    async def work(client: ApiClient) -> m.JobInfo | list[m.JobInfo]:
+        group = await _group(client, data_set) if whole and data_set is not None else None
+        if group is not None:
+            asked = m.RestoreStart(
+                data_set=group.name,
+                whole=True,
+                dry_run=dry_run,
+                force=force,
+                from_backup=from_backup,
+            )
+            return await restore_group(session, client, group, asked, wait)
         node, name = await find_agent(client, "host2", data_set, [*names, to])
         params = m.RestoreStart(
             data_set=name,
@@ -76,4 +90,24 @@ def restore(
         )
         return await start_job(session, client, node, "job.restore", params, wait or dry_run)
 
-    report_job(ctx, session, session.run(work))
+    outcome = session.run(work)
+    if isinstance(outcome, list):
+        report_jobs(ctx, session, outcome)
+    else:
+        report_job(ctx, session, outcome)
+
+
+async def _group(client: ApiClient, name: str) -> m.GroupInfo | None:
+    """The group that is meant: NODE/NAME, or a name that is no data set's."""
+    if "/" in name:
+        try:
+            return await find_group(client, parse_ref(name))
+        except ValueError as exc:
+            raise usage_error(str(exc)) from exc
+    try:
+        await find_agent(client, "host2", name)
+    except RejectedError as exc:
+        if exc.code is not Code.NOT_FOUND:
+            raise
+        return next((group for group in await live_groups(client) if group.name == name), None)
+    return None

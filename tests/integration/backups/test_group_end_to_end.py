@@ -66,6 +66,9 @@ class World:
         pair.launch_agent(1)
         pair.launch_agent(2)
         pair.wait_online("host1", "host2")
+        self.until_mounted()
+
+    def until_mounted(self) -> None:
         deadline_s = time.monotonic() + 30
         while not all(os.path.ismount(place) for place in self.places.values()):
             assert time.monotonic() < deadline_s, "host 1 did not mount"
@@ -183,6 +186,17 @@ def test_what_both_thirds_hold_is_the_program_up_to_one_write(world: World) -> N
     finally:
         writer.ended.set()
         writer.join()
+
+
+def test_both_go_back_to_that_instant(world: World) -> None:
+    numbers = world.backed_up()
+    for place in world.places.values():
+        (place / "ledger").write_text("gone")
+    jobs = world.pair.trilun("restore", "--whole", "shop", "--from", "crash")["jobs"]
+    assert [(job["data_set"], job["state"]) for job in jobs] == [("demo", "done"), ("log", "done")]
+    world.until_mounted()
+    text = "".join((place / "ledger").read_text() for place in world.places.values())
+    assert sorted(int(line) for line in text.split()) == numbers
 
 
 def test_where_one_slot_is_not_there_nothing_is_split(world: World) -> None:
