@@ -30,6 +30,10 @@ from controller.api.base import PairState as PairState
 from controller.api.base import Params as Params
 from controller.api.base import Progress as Progress
 from controller.api.codes import Code, Verdict
+from controller.api.first_volumes import FsFreeze as FsFreeze
+from controller.api.first_volumes import FsReclaim as FsReclaim
+from controller.api.first_volumes import FsRelease as FsRelease
+from controller.api.first_volumes import HostFs as HostFs
 from controller.api.groups import GroupCreate as GroupCreate
 from controller.api.groups import GroupInfo as GroupInfo
 from controller.api.groups import GroupList as GroupList
@@ -434,45 +438,10 @@ class PairList(Info):
 # ---------------------------------------------------------------- requests: host agents
 
 
-class FsFreeze(Params):
-    """Freeze the data set's file system on host 1; it thaws by itself after `ttl_s`."""
-
-    data_set: Name
-    ttl_s: Annotated[float, Field(gt=0, le=60)] = 10.0
-
-
-class FsRelease(Params):
-    """Unmount and detach the first volume on host 1 for the sake of a restore job."""
-
-    data_set: Name
-    job: Name
-    force: bool = False
-    """Lazy-free force: kill nothing, but unmount even when a process holds the file system."""
-
-
-class FsReclaim(Params):
-    """Attach and mount the first volume again after a job."""
-
-    data_set: Name
-    job: Name
-
-
 class DataSetNamed(Params):
     """A request about one data set."""
 
     data_set: Name
-
-
-class HostFs(Info):
-    """What host 1 has of a data set."""
-
-    data_set: Name
-    mounted: bool
-    frozen: bool
-    released_for: str = ""
-    """Id of the job it was released for."""
-    mountpoint: str
-    elapsed_s: float = 0.0
 
 
 class JobList(Info):
