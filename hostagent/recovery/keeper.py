@@ -58,6 +58,7 @@ class _Own:
     databases: dict[str, Database]
     record: _Record = field(default_factory=_Record)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    saving: asyncio.Lock = field(default_factory=asyncio.Lock)
     task: asyncio.Task[None] | None = None
 
 
@@ -278,9 +279,11 @@ class DatabaseKeeper:
             await asyncio.gather(task, return_exceptions=True)
 
     async def _save(self, own: _Own) -> None:
-        own.record.databases = [database.info for database in own.databases.values()]
-        body: dict[str, Any] = own.record.model_dump(mode="json")
-        await self._blocking.run(self._store.save, own.config.name, body)
+        # A recovery that ends saves beside a command: one after the other, the later facts last.
+        async with own.saving:
+            own.record.databases = [database.info for database in own.databases.values()]
+            body: dict[str, Any] = own.record.model_dump(mode="json")
+            await self._blocking.run(self._store.save, own.config.name, body)
 
     def _find(self, data_set: str) -> _Own:
         own = self._own.get(data_set)

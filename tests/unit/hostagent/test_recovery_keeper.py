@@ -202,6 +202,18 @@ async def test_a_dead_agents_recovery_goes_on_in_the_next_one(bench: Bench) -> N
     assert bench.keeper.show("ds").job == "restore-1"
 
 
+async def test_a_recovery_may_end_while_the_next_is_asked_for(bench: Bench) -> None:
+    """Both note it: one after the other."""
+    await bench.recovered("restore-1", check=True)
+    for number in range(2, 32):
+        bench.let("fail-check")
+        await bench.keeper.recover("ds", f"restore-{number}", check=True)
+        await _until(lambda: not bench.keeper.show("ds").running)
+        bench.let_go()
+        await bench.keeper.recover("ds", f"restore-{number}", check=True)
+        assert (await bench.ended()).state is S.GOOD
+
+
 async def test_a_dead_agent_leaves_nothing_prepared(bench: Bench) -> None:
     await bench.new_keeper().resume_left_over("ds")
     assert bench.calls() == ["thaw"]
