@@ -23,6 +23,7 @@ from hostagent.config import DataSetConfig
 from hostagent.errors import HostError
 from hostagent.filesystem.freezing import Freeze, thaw, write_out
 from hostagent.filesystem.mounts import find_mount
+from hostagent.filesystem.stopped import as_stopped
 from hostagent.filesystem.volumes import HostVolumes, MountPlan
 from hostagent.jobs.ports import Nodes
 from hostagent.jobs.retry import wait_s
@@ -133,11 +134,12 @@ class FirstVolumeKeeper:
             try:
                 await self._databases.stop_all(data_set, job, force=force)
                 await self._blocking.run(self._volumes.unmount, first.key, force=force)
-            except HostError:
+            except (HostError, OSError) as exc:
                 if not again:
                     first.released_for = ""
                     await self._save(first)
                 await self._databases.recover(data_set, job, check=False)
+                self.raise_if_stopped(data_set, exc)
                 raise
             return await self._show(first), not again
 
@@ -178,8 +180,11 @@ class FirstVolumeKeeper:
                 await self._save(first)
             try:
                 return await self._begin_freeze(firsts, wanted)
-            except HostError:
+            except (HostError, OSError) as exc:
                 await _each(firsts, self._thaw)
+                for first in firsts:
+                    if len(firsts) == 1 or str(first.config.mountpoint) in str(exc):
+                        self.raise_if_stopped(first.config.name, exc)
                 raise
 
     async def _check_mounted(self, first: _First) -> None:
@@ -223,6 +228,13 @@ class FirstVolumeKeeper:
         first = self._find(data_set)
         async with first.lock:
             return await self._thaw(first)
+
+    def raise_if_stopped(self, data_set: str, exc: RejectedError | OSError) -> None:
+        """Raise HostError that names mounting anew, where the error is of that kind."""
+        config = self._find(data_set).config
+        stopped = as_stopped(exc, config.mountpoint, config.host1)
+        if stopped is not None:
+            raise stopped from exc
 
     # -- with the lock held
 

@@ -59,7 +59,11 @@ class FirstFiles:
                 f"the first volume of '{data_set}' is not mounted at {shown.mountpoint}{why}",
                 "mount it there, then ask again",
             )
-        return await self._blocking.run(_in_root, Path(shown.mountpoint), work)
+        try:
+            return await self._blocking.run(_in_root, Path(shown.mountpoint), work)
+        except OSError as exc:
+            self._first.raise_if_stopped(data_set, exc)
+            raise
 
 
 def _in_root(root: Path, work: Callable[[int], T]) -> T:
