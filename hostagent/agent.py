@@ -18,10 +18,11 @@ from controller.service.bus import Answer
 from hostagent.config import AgentConfig, DataSetConfig
 from hostagent.first_volumes import FirstVolumeKeeper
 from hostagent.jobs.brief import brief
+from hostagent.jobs.dropping import drop_undo, undo_params
 from hostagent.jobs.engine import JobEngine
 from hostagent.jobs.members import members_of
 from hostagent.jobs.ports import Nodes
-from hostagent.jobs.slots import newest_first
+from hostagent.jobs.slots import choose_undo, newest_first
 from hostagent.jobs.survey import survey
 from hostagent.looking.verbs import LookVerbs
 from hostagent.recovery.keeper import DatabaseKeeper
@@ -56,6 +57,8 @@ class Agent:
             "job.backup": self._job_backup,
             "job.backup_group": self._job_backup_group,
             "job.restore": self._job_restore,
+            "job.undo": self._job_undo,
+            "undo.drop": self._undo_drop,
             "job.look": self._job_look,
             "job.list": self._job_list,
             "job.show": self._job_show,
@@ -134,7 +137,7 @@ class Agent:
 
     async def _job_restore(self, params: m.RestoreStart, request: Request) -> Answer:
         data_set = self._data_set(params.data_set, "host2")
-        job_params = {
+        job_params: dict[str, Any] = {
             "paths": params.paths,
             "to": params.to,
             "conflict": None if params.conflict is None else params.conflict.value,
@@ -142,9 +145,24 @@ class Agent:
             "force": params.force,
             "from_backup": params.from_backup,
         }
+        if params.whole:
+            job_params |= {"undo": params.undo.value, "keep": params.keep}
         kind = m.JobKind.WHOLE if params.whole else m.JobKind.RESTORE
         info, new = await self._jobs.begin(kind, data_set, request.id, job_params)
         return _answer(info, new, f"job {info.id} has begun", f"job {info.id} is that request's")
+
+    async def _job_undo(self, params: m.UndoStart, request: Request) -> Answer:
+        data_set = self._data_set(params.data_set, "host2")
+        slot = choose_undo(await survey(self._nodes, data_set), params.job)
+        job_params = undo_params(slot, params, self._jobs.list_jobs())
+        info, new = await self._jobs.begin(m.JobKind.WHOLE, data_set, request.id, job_params)
+        return _answer(info, new, f"job {info.id} has begun", f"job {info.id} is that request's")
+
+    async def _undo_drop(self, params: m.UndoDrop, request: Request) -> Answer:
+        data_set = self._data_set(params.data_set, "host2")
+        self._jobs.check_free([data_set.name])
+        slots, freed = await drop_undo(self._nodes, data_set, params.job, request.id)
+        return _answer(slots, bool(freed), f"'{freed}' is free", f"nothing is kept of {params.job}")
 
     async def _job_look(self, params: m.LookStart, request: Request) -> Answer:
         data_set = self._data_set(params.data_set, "host2")

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from controller.api.base import Bytes, Info, Name, PairState, Params
 from controller.api.groups import MAX_GROUP_PAIRS
 from controller.api.recovery import DatabaseInfo
+from controller.api.undo import undone_job
 
 MAX_SLOTS = 32
 """Third volumes of one data set."""
@@ -98,6 +99,13 @@ class BackupStart(Params):
     split_remote: bool = False
     """Split the remote pair at the same instant."""
 
+    @field_validator("label")
+    @classmethod
+    def _is_no_undo(cls, label: str) -> str:
+        if undone_job(label):
+            raise ValueError("labels like this are those of restores that can be undone")
+        return label
+
 
 class BackupInfo(Info):
     """One backup slot of a data set: a local pair and its third volume."""
@@ -114,6 +122,9 @@ class BackupInfo(Info):
     number: int = 0
     dirty_bytes: Bytes = 0
     """Blocks written on the second volume since."""
+    undo_of: str = ""
+    """The restore that has overwritten this. Kept until it is dropped; never taken for a backup,
+    nor for the newest one."""
     reason: str = ""
     next_step: str = ""
 

@@ -61,6 +61,9 @@ from controller.api.restores import RestorePlan as RestorePlan
 from controller.api.restores import RestoreStart as RestoreStart
 from controller.api.roles import PairSwap as PairSwap
 from controller.api.roles import PairTakeover as PairTakeover
+from controller.api.undo import Undo as Undo
+from controller.api.undo import UndoDrop as UndoDrop
+from controller.api.undo import UndoStart as UndoStart
 from controller.api.verify import ByteRange as ByteRange
 from controller.api.verify import PairResolve as PairResolve
 from controller.api.verify import PairVerify as PairVerify
@@ -277,6 +280,10 @@ class Receipt(Info):
     """Whole volume: data copied from the third to the second."""
     whole: str = ""
     """Why the whole volume was restored, in a sentence; empty when it wasn't."""
+    undo: str = ""
+    """Whole volume: how to undo it, or why that can't be, in a sentence."""
+    undo_pair: str = ""
+    """The local pair of the slot that keeps what was overwritten."""
     files: list[RestoredFile] = []
     """At most 1,000; the numbers cover all."""
     file_count: int = 0

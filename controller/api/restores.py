@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from controller.api.base import Bytes, Direction, Info, Name, Params
+from controller.api.undo import Keep, Undo
 
 MAX_PATHS = 10_000
 Kind = Literal["file", "directory", "symlink", "other"]
@@ -47,6 +48,11 @@ class RestoreStart(Params):
     """Label or local pair of the backup to restore from; empty: the newest."""
     whole: bool = False
     """The whole volume, block by block, instead of named files."""
+    undo: Undo = Undo.AUTO
+    """Whole volume: whether what is overwritten is kept in a free slot."""
+    keep: Keep | None = None
+    """Whole volume: for that, the oldest backup may be overwritten that isn't one of so many
+    newest. None: no backup is."""
 
     @model_validator(mode="after")
     def _paths_or_whole(self) -> RestoreStart:
@@ -54,6 +60,8 @@ class RestoreStart(Params):
             raise ValueError("a whole volume has no paths, no other place and no conflicts")
         if not self.whole and not self.paths:
             raise ValueError("paths: name files, or ask for the whole volume")
+        if not self.whole and (self.undo is not Undo.AUTO or self.keep is not None):
+            raise ValueError("undo, keep: only a whole volume is kept for an undo")
         return self
 
 
@@ -91,6 +99,10 @@ class RestorePlan(Info):
     """Why the whole volume is restored and not the named files; empty when it isn't."""
     second_union_bytes: Bytes = 0
     """Whole volume: blocks that differ between the second volume and the third."""
+    undo: str = ""
+    """Whole volume: how it can be undone, or why it can't, in a sentence."""
+    undo_pair: str = ""
+    """The local pair of the slot that keeps what is overwritten; empty: it can't be undone."""
     files: list[RestoredFile]
     """At most 1,000 of the named files; patterns are expanded."""
     file_count: int = 0

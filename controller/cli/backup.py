@@ -148,7 +148,7 @@ def backup_table(backups: list[m.BackupInfo]) -> Table:
                 each.volume,
                 each.label or "-",
                 moment(each.taken_at) if each.is_backup else "-",
-                each.state if each.is_backup else f"{each.state}, no backup",
+                state_of(each),
                 format_size(each.dirty_bytes) if each.is_backup else "-",
                 next_step(each),
             )
@@ -163,8 +163,17 @@ def moment(unix_s: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(unix_s)) if unix_s else "unknown"
 
 
+def state_of(slot: m.BackupInfo) -> str:
+    """The pair's state, and what the slot holds if that is no backup."""
+    if slot.undo_of:
+        return f"{slot.state}, before {slot.undo_of}"
+    return slot.state if slot.is_backup else f"{slot.state}, no backup"
+
+
 def next_step(slot: m.BackupInfo) -> str:
     """What an operator can do with a slot."""
     if slot.next_step:
         return slot.next_step
+    if slot.undo_of:
+        return f"trilun restore undo {slot.undo_of}"
     return f"trilun restore --from {slot.pair} PATH..." if slot.is_backup else "-"

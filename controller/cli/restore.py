@@ -1,12 +1,16 @@
 """`trilun restore`: files come back from the backup, or whole volumes.
 
 Owns the arguments. Paths and patterns are the agent's to understand: nothing is looked up here
-but the data set.
+but the data set. `trilun restore undo` and `drop-undo` are commands of their own: a file of that
+name is restored with `trilun restore -- undo`.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
+from click.shell_completion import CompletionItem
 
 from controller.api import messages as m
 from controller.api.codes import Code
@@ -16,13 +20,56 @@ from controller.cli.groups import find_group, live_groups
 from controller.cli.jobs import WAIT, report_job, start_job
 from controller.cli.locate import find_agent
 from controller.cli.names import complete_data_set, parse_ref
-from controller.cli.session import ApiCommand, Session, usage_error
+from controller.cli.session import ApiCommand, ApiGroup, Session, usage_error
+from controller.cli.undo import HOW_KEPT, drop_undo, undo, undo_policy
 from controller.service.client import ApiClient
 
 CONFLICTS = click.Choice([policy.value for policy in m.Conflict])
 
 
-@click.command("restore", cls=ApiCommand)
+_FILES = "PATH..."
+"""How the command without a name of its own is known inside: no name anybody would type."""
+_SEE_ALSO = "See also: trilun restore undo --help, trilun restore drop-undo --help."
+
+
+class _GroupsOwnContext(click.Context):
+    """Messages name `trilun restore`, and no command beneath it."""
+
+    @property
+    def command_path(self) -> str:
+        assert self.parent is not None
+        return self.parent.command_path
+
+
+class RestoreCommand(ApiCommand):
+    """What `trilun restore` is without the name of another command."""
+
+    context_class = _GroupsOwnContext
+
+
+class RestoreGroup(ApiGroup):
+    """A group that restores files unless another command is named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the command's name in front where there is none."""
+        named = args and args[0] in self.commands
+        if not named and not (ctx.resilient_parsing and not args):
+            args = [_FILES, *args]
+        return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands, and what a restore of files takes."""
+        files = self.commands[_FILES]
+        own = files.make_context(_FILES, [], parent=ctx, resilient_parsing=True)
+        return super().shell_complete(ctx, incomplete) + files.shell_complete(own, incomplete)
+
+
+@click.group("restore", cls=RestoreGroup)
+def restore() -> None:
+    """Bring files, or the whole volume, back from a backup; `restore undo` takes that back."""
+
+
+@restore.command(_FILES, cls=RestoreCommand, hidden=True, epilog=_SEE_ALSO)
 @click.argument("paths", metavar="PATH...", nargs=-1)
 @click.option("--data-set", help="Where no PATH is an absolute one that tells it.",
               shell_complete=complete_data_set)  # fmt: skip
@@ -36,12 +83,14 @@ CONFLICTS = click.Choice([policy.value for policy in m.Conflict])
               help="Which backup; default: the newest. See `trilun backup list`.")  # fmt: skip
 @click.option("--whole", is_flag=True,
               help="The whole volume, by bitmaps; PATH names the data set or group.")  # fmt: skip
+@HOW_KEPT
 @click.option("--dry-run", is_flag=True, help="Show the plan, change nothing.")
 @click.option("--force", is_flag=True, help="Unmount on host 1 although it is in use.")
 @WAIT
 @click.pass_context
-def restore(
+def restore_files(
     ctx: click.Context,
+    /,
     paths: tuple[str, ...],
     data_set: str | None,
     to: str,
@@ -51,6 +100,7 @@ def restore(
     dry_run: bool,
     force: bool,
     wait: bool,
+    **kept: Any,
 ) -> None:
     """Bring PATHs back from the backup: files, directories, or patterns; or the whole volume.
 
@@ -75,6 +125,7 @@ def restore(
                 dry_run=dry_run,
                 force=force,
                 from_backup=from_backup,
+                **undo_policy(**kept),
             )
             return await restore_group(session, client, group, asked, wait)
         node, name = await find_agent(client, "host2", data_set, [*names, to])
@@ -87,6 +138,7 @@ def restore(
             dry_run=dry_run,
             force=force,
             from_backup=from_backup,
+            **undo_policy(**kept),
         )
         return await start_job(session, client, node, "job.restore", params, wait or dry_run)
 
@@ -111,3 +163,7 @@ async def _group(client: ApiClient, name: str) -> m.GroupInfo | None:
             raise
         return next((group for group in await live_groups(client) if group.name == name), None)
     return None
+
+
+restore.add_command(undo)
+restore.add_command(drop_undo)

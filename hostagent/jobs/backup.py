@@ -11,6 +11,7 @@ from __future__ import annotations
 from controller.api import messages as m
 from controller.api.codes import Code
 from controller.api.errors import RejectedError
+from controller.api.undo import undone_job
 from hostagent.errors import HostError
 from hostagent.jobs.context import JobContext
 from hostagent.jobs.pairs import COPYING, SPLIT, resync, show_pair
@@ -75,6 +76,13 @@ async def resync_local(context: JobContext) -> None:
     local = await show_pair(context, node, context.facts["pair"])
     if local.state is m.PairState.PAIR:
         return
+    if local.state in SPLIT and undone_job(local.split_label):
+        # A restore on the other host has taken the slot since it was chosen.
+        raise RejectedError(
+            Code.WRONG_STATE,
+            f"'{local.name}' keeps what a restore has overwritten since this backup began",
+            "take the backup again",
+        )
     record.message = context.facts["warning"]
     if local.state not in COPYING:
         context.facts["resync.asked"] = False

@@ -21,6 +21,7 @@ from hostagent.jobs.restore_files import (
     unmount_second,
 )
 from hostagent.jobs.steps import ContinueAsError
+from hostagent.jobs.undo import NONE_OF_FILES
 
 GOES_ON_AT = "resync-second"
 WHY = "the named files are all there is on the volume, and nothing is to be kept beside them"
@@ -42,7 +43,7 @@ async def foresee(context: JobContext) -> None:
         return
     view = Path(context.record.facts[f"{views.BACKUP}_path"])
     if await context.ports.host.all_of_backup(view, names_of(context)):
-        context.record.plan = plan.model_copy(update={"whole": _FORESEEN})
+        context.record.plan = plan.model_copy(update={"whole": _FORESEEN, "undo": NONE_OF_FILES})
 
 
 async def decide(context: JobContext) -> None:
@@ -59,4 +60,4 @@ async def decide(context: JobContext) -> None:
         raise ContinueAsError(m.JobKind.WHOLE, GOES_ON_AT, WHY)
     plan = context.record.plan
     assert plan is not None
-    context.record.plan = plan.model_copy(update={"whole": ""})
+    context.record.plan = plan.model_copy(update={"whole": "", "undo": ""})

@@ -113,7 +113,7 @@ class JobEngine:
         known = self._jobs.get(job_id)
         if known is not None:
             return known.context.info(), False
-        self._check_free(names)
+        self.check_free(names)
         record = JobRecord(
             id=job_id,
             kind=kind,
@@ -174,7 +174,7 @@ class JobEngine:
                 f"job {job_id} has ended, with nothing left to be gone on with",
                 "give its command again",
             )
-        self._check_free(record.data_sets)
+        self.check_free(record.data_sets)
         record.phase, record.ends_as, record.ended_at = Phase.FORWARD, JobState.RUNNING, 0.0
         record.error, record.code, record.next_step = "", Code.OK, ""
         self._rewind(record)
@@ -210,7 +210,8 @@ class JobEngine:
             )
         return job
 
-    def _check_free(self, data_sets: list[str]) -> None:
+    def check_free(self, data_sets: list[str]) -> None:
+        """Raise RejectedError (in_use) while a job has one of the data sets."""
         for other in self._jobs.values():
             record = other.context.record
             taken = sorted(set(record.data_sets) & set(data_sets))

@@ -1,8 +1,9 @@
-"""Which backup slot a backup takes, and which backup a restore reads.
+"""Which backup slot a backup or an undo takes, and which one a restore reads.
 
 Pure. Owns retention: a slot is free, or its backup is older than all that are kept. A backup's
-age is told by its number, never by a clock. Must not ask anybody: what the slots hold is handed
-in. Refuses with RejectedError.
+age is told by its number, never by a clock. What a restore has overwritten stands in a slot,
+too, until it is dropped: it is neither free nor one of the backups. Must not ask anybody: what
+the slots hold is handed in. Refuses with RejectedError.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from controller.api import messages as m
 from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from controller.api.messages import PairState
+from controller.api.undo import undone_job
 from hostagent.config import BackupSlot
 
 _FREE = (PairState.PAIR, PairState.COPY, PairState.PSUE, PairState.PSUS)
@@ -51,6 +53,7 @@ def describe(
         taken_at=pair.split_at if split else 0.0,
         number=pair.backup_number,
         dirty_bytes=pair.dirty_bytes,
+        undo_of=undone_job(pair.split_label) if split and stands else "",
         reason=pair.reason or ("" if stands else f"'{slot.volume}' holds no point in time"),
         next_step=pair.next_step,
     )
@@ -80,12 +83,20 @@ def choose_for_backup(slots: list[m.BackupInfo], keep: int | None) -> Choice:
     Without `keep` the newest backup is kept, where there is more than one slot: so there is never
     only the one that is being overwritten (law L7).
     """
-    number = 1 + max((slot.number for slot in slots), default=0)
-    free = [slot for slot in slots if not slot.is_backup and slot.state in _FREE]
-    if free:
-        return Choice(min(free, key=lambda slot: _FREE.index(PairState(slot.state))), number)
-    backups = newest_first([slot for slot in slots if slot.is_backup])
+    number = _next_number(slots)
+    free = _free(slots)
+    if free is not None:
+        return Choice(free, number)
+    backups = _backups(slots)
     kept = keep if keep is not None else min(1, len(slots) - 1)
+    undo = next((slot for slot in slots if slot.undo_of), None)
+    if undo is not None and len(backups) <= kept:
+        raise RejectedError(
+            Code.WRONG_STATE,
+            f"no backup slot is free: '{undo.pair}' keeps what was there before "
+            f"restore {undo.undo_of}" + ("" if backups else ", and there is no other to be used"),
+            f"give that undo up with `{drop_command(undo)}`, or add a [[data_set.backup]]",
+        )
     if not backups:
         first = slots[0]
         raise RejectedError(
@@ -107,15 +118,85 @@ def choose_for_backup(slots: list[m.BackupInfo], keep: int | None) -> Choice:
     return Choice(oldest, number, warning)
 
 
+def choose_for_undo(
+    slots: list[m.BackupInfo], source: m.BackupInfo, keep: int | None, create: str
+) -> Choice:
+    """The slot that keeps what a restore from `source` overwrites; RejectedError where none can.
+
+    A backup is overwritten for it only beyond the `keep` newest, and never without `keep`.
+    `create` is the command that makes another slot.
+    """
+    others = [slot for slot in slots if slot.pair != source.pair]
+    number = _next_number(slots)
+    free = _free(others)
+    if free is not None:
+        return Choice(free, number)
+    older = [] if keep is None else _backups(slots)[keep:]
+    older = [slot for slot in older if slot.pair != source.pair]
+    if older:
+        return Choice(older[-1], number, f"{named(older[-1])} is overwritten for it")
+    broken = next((s for s in others if not s.is_backup and s.next_step), None)
+    raise RejectedError(
+        Code.WRONG_STATE,
+        "no backup slot is free to keep what is overwritten",
+        create if broken is None else broken.next_step,
+    )
+
+
+def choose_undo(slots: list[m.BackupInfo], job: str) -> m.BackupInfo:
+    """What was there before that restore, or before the latest; RejectedError (not_found)."""
+    kept = [slot for slot in newest_first(slots) if slot.undo_of and job in ("", slot.undo_of)]
+    if kept:
+        return kept[0]
+    raise RejectedError(
+        Code.NOT_FOUND,
+        f"nothing is kept of what was there before {f'restore {job}' if job else 'any restore'}",
+        "see `trilun backup list`; go back to a backup with `trilun restore --whole --from`",
+    )
+
+
+def undo_command(slot: m.BackupInfo) -> str:
+    """What an operator types to undo that restore."""
+    return f"trilun restore undo {slot.undo_of}"
+
+
+def drop_command(slot: m.BackupInfo) -> str:
+    """What an operator types to give that undo up."""
+    return f"trilun restore drop-undo {slot.undo_of}"
+
+
+def _instead(slot: m.BackupInfo) -> str:
+    return named(slot) if slot.undo_of else f"'{slot.pair}' is {slot.state}"
+
+
+def _next_number(slots: list[m.BackupInfo]) -> int:
+    return 1 + max((slot.number for slot in slots), default=0)
+
+
+def _free(slots: list[m.BackupInfo]) -> m.BackupInfo | None:
+    """The slot without a backup that is the nearest to PAIR."""
+    free = [slot for slot in slots if not slot.is_backup and slot.state in _FREE]
+    return min(free, key=lambda slot: _FREE.index(PairState(slot.state)), default=None)
+
+
+def _backups(slots: list[m.BackupInfo]) -> list[m.BackupInfo]:
+    """The backups, newest first, without what is kept for undos."""
+    return [slot for slot in newest_first(slots) if slot.is_backup and not slot.undo_of]
+
+
 def choose_for_restore(slots: list[m.BackupInfo], wanted: str) -> m.BackupInfo:
-    """The backup of that pair or label, or the newest; RejectedError where it isn't clear."""
+    """The backup of that pair or label, or the newest; RejectedError where it isn't clear.
+
+    What is kept for an undo has to be named.
+    """
     backups = newest_first([slot for slot in slots if slot.is_backup])
     if not wanted:
-        if backups:
-            return backups[0]
+        newest = _backups(slots)
+        if newest:
+            return newest[0]
         raise RejectedError(
             Code.WRONG_STATE,
-            "there is no backup: " + ", ".join(f"'{s.pair}' is {s.state}" for s in slots),
+            "there is no backup: " + ", ".join(_instead(slot) for slot in slots),
             "take a backup first with `trilun backup`",
         )
     for slot in slots:
@@ -147,5 +228,7 @@ def choose_for_restore(slots: list[m.BackupInfo], wanted: str) -> m.BackupInfo:
 
 def named(backup: m.BackupInfo) -> str:
     """A backup in a sentence."""
+    if backup.undo_of:
+        return f"what was there before restore {backup.undo_of}, in '{backup.pair}'"
     label = f"backup '{backup.label}'" if backup.label else f"backup {backup.number}"
     return f"{label} in '{backup.pair}'"

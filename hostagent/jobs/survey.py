@@ -56,6 +56,21 @@ async def choose_source(context: JobContext) -> m.BackupInfo:
     return chosen
 
 
+async def written_since(context: JobContext) -> int | None:
+    """Bytes in blocks that were written since the restore that is to be undone.
+
+    The slot that restore read tells, as long as it holds the same backup; None when it doesn't.
+    """
+    restored = context.record.params.get("restored_from")
+    if restored is None:
+        return None
+    pair, taken_at = restored
+    for slot in await survey(context.ports.nodes, context.data_set):
+        if slot.pair == pair and slot.is_backup and slot.taken_at == taken_at:
+            return slot.dirty_bytes
+    return None
+
+
 def source_of(context: JobContext) -> m.BackupInfo:
     """The backup that was chosen."""
     return m.BackupInfo.model_validate(context.record.facts["backup"])

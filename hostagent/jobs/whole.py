@@ -9,6 +9,8 @@ Owns the table of steps and what each undoes. The rules:
   - Until the reverse resync of the first is asked for, the first volume is the truth: undoing is
     that split, and a forward resync. A pair that was split when the job began is left split.
   - From then on only forward is possible.
+  - What is overwritten is kept in another slot where one is free (`undo`); undoing the restore
+    later is a restore from that slot.
 
 Must not touch files: what is on the volumes is none of its business.
 """
@@ -18,13 +20,14 @@ from __future__ import annotations
 from controller.api import messages as m
 from controller.api.codes import Code
 from controller.api.errors import RejectedError
+from hostagent.jobs import undo
 from hostagent.jobs.context import JobContext
 from hostagent.jobs.pairs import SPLIT, resync, show_pair
 from hostagent.jobs.recovering import databases_of, judge, recover
 from hostagent.jobs.restore import reclaim, release, resync_first
 from hostagent.jobs.slots import named
 from hostagent.jobs.steps import EndEarlyError, JobTable, Step
-from hostagent.jobs.survey import choose_source, source_of
+from hostagent.jobs.survey import choose_source, source_of, written_since
 
 ASSUMED_BYTES_PER_S = 60 << 20
 """For the plan's estimate only: what a copy by bitmaps is taken to reach."""
@@ -54,6 +57,13 @@ async def plan(context: JobContext) -> None:
             first.next_step or "bring the link between the controllers up",
         )
     source = await choose_source(context)
+    undoes = record.params.get("undoes", "")
+    if source.undo_of != undoes and undoes:
+        raise RejectedError(
+            Code.WRONG_STATE,
+            f"'{source.pair}' no longer holds what was there before restore {undoes}",
+            "see `trilun backup list`",
+        )
     if first.state is m.PairState.PAIR:
         record.facts["start"] = "in_sync"
     elif first.state in SPLIT:
@@ -65,18 +75,28 @@ async def plan(context: JobContext) -> None:
             + (f": {first.reason}" if first.reason else ""),
             first.next_step or f"look at `trilun pair show {first.name}`",
         )
-    record.plan = _plan_of(context, source, first.dirty_bytes, second.dirty_bytes)
+    await undo.choose_slot(context, source, first)
+    since_bytes = await written_since(context)
+    record.plan = _plan_of(context, source, first.dirty_bytes, second.dirty_bytes, since_bytes)
     if record.params["dry_run"]:
         raise EndEarlyError
 
 
 def _plan_of(
-    context: JobContext, source: m.BackupInfo, first_bytes: int, second_bytes: int
+    context: JobContext,
+    source: m.BackupInfo,
+    first_bytes: int,
+    second_bytes: int,
+    since_bytes: int | None,
 ) -> m.RestorePlan:
     start = context.record.facts["start"]
     # The copy from the third marks what it writes for the pair with the first.
     union_bytes = first_bytes + second_bytes + source.dirty_bytes
     lost_bytes = first_bytes + source.dirty_bytes
+    was, since = "at the backup", "since"
+    if source.undo_of:
+        was, since = f"before restore {source.undo_of}", "since that restore"
+        lost_bytes = lost_bytes if since_bytes is None else first_bytes + since_bytes
     return m.RestorePlan(
         data_set=context.data_set.name,
         backup_pair=source.pair,
@@ -90,8 +110,10 @@ def _plan_of(
         direction=m.Direction.REVERSE,
         rule=_RULES[start],
         starting_point=start,
-        meaning="the first volume becomes what it was at the backup: everything written on it "
-        f"since is lost, at most {lost_bytes} bytes in blocks",
+        meaning=f"the first volume becomes what it was {was}: everything written on it {since} "
+        f"is lost, at most {lost_bytes} bytes in blocks",
+        undo=undo.planned(context),
+        undo_pair=undo.kept_in(context),
         overwritten_bytes=lost_bytes,
         union_bytes=union_bytes,
         expected_union_bytes=union_bytes,
@@ -107,6 +129,7 @@ def _plan_of(
 async def split(context: JobContext) -> None:
     """Split the remote pair; hosts may not write to the second volume."""
     data_set, record = context.data_set, context.record
+    await undo.keep(context)
     params = m.PairSplit(
         name=data_set.remote_pair,
         label=f"restore {record.id}",
@@ -118,7 +141,7 @@ async def split(context: JobContext) -> None:
 async def undo_split(context: JobContext) -> None:
     """The first volume is the truth: bring the second back to it."""
     data_set, record = context.data_set, context.record
-    if record.facts["start"] == "split":
+    if record.facts["start"] == "split" and not undo.mirrored(context):
         if record.facts.get("second.begun"):
             record.next_step = (
                 f"{record.next_step}; the second volume may hold the backup's state: restore "
@@ -145,6 +168,7 @@ async def resync_second(context: JobContext) -> None:
                 f"{named(source)} was overwritten meanwhile",
                 "choose another one: trilun backup list",
             )
+        await undo.refuse_lost(context)
         facts["second.begun"] = True
         await context.save()
     local = await resync(context, node, source.pair, "second", m.Direction.REVERSE)
@@ -193,6 +217,8 @@ async def receipt(context: JobContext) -> None:
         backup_pair=source.pair,
         backup_at=source.taken_at,
         whole=record.params.get("why") or ASKED_FOR,
+        undo=undo.told(context),
+        undo_pair=undo.kept_in(context),
         databases=databases_of(record),
         second_union_bytes=facts["second_union"],
         second_payload_bytes=facts["second_payload"],
@@ -203,11 +229,14 @@ async def receipt(context: JobContext) -> None:
         finished_at=now,
         **facts["wire"],
     )
+    record.next_step = record.receipt.undo if undo.kept_in(context) else ""
 
 
 WHOLE = JobTable(
     (
         Step("plan", plan),
+        Step("mirror", undo.mirror, undo=undo.split_again),
+        Step("fill-undo", undo.fill, undo=undo.free),
         Step("release", release, undo=reclaim),
         Step("split", split, undo=undo_split),
         Step("resync-second", resync_second, undo=undo_second),

@@ -188,6 +188,41 @@ def test_first_equals_third_before_anybody_mounts_it(world: World) -> None:
     world.until_mounted()
 
 
+def test_a_restore_is_undone_though_host_1_has_written_since(world: World) -> None:
+    pair, files = world.pair, world.files
+    world.until_mounted()
+    (files / "precious").write_bytes(os.urandom(2 * MIB))
+    precious = (files / "precious").read_bytes()
+    assert "there is no undo" in pair.trilun("restore", "--whole", "--dry-run")["plan"]["undo"]
+
+    job = pair.trilun("restore", "--whole", "--undoable", "--keep", "1")
+    world.until_mounted()
+    assert not (files / "precious").exists()
+    kept = world.backups()[0]
+    assert (kept["undo_of"], kept["label"]) == (job["id"], f"before-{job['id']}")
+    assert f"trilun restore undo {job['id']}" in job["next_step"]
+    third = world.digest(kept["volume"])
+    listed = pair.trilun("ls", "--from", kept["pair"], "precious")["entries"]
+    assert [entry["size_bytes"] for entry in listed] == [2 * MIB]
+    (files / "later").write_bytes(os.urandom(MIB))
+    os.sync()
+
+    plan = pair.trilun("restore", "undo", "--dry-run", job["id"])["plan"]
+    assert MIB <= plan["overwritten_bytes"] < 4 * MIB, "what was written since, and no more"
+    undone = pair.trilun("restore", "undo", DATA_SET)
+    assert undone["receipt"]["whole"] == f"restore {job['id']} is undone"
+    world.until_mounted()
+    assert (files / "precious").read_bytes() == precious
+    assert not (files / "later").exists()
+    assert world.digest(kept["volume"]) == third
+
+    dropped = pair.trilun("restore", "drop-undo", job["id"])
+    assert (dropped["verdict"], dropped["message"]) == ("accepted", f"'{kept['pair']}' is free")
+    assert pair.trilun("restore", "drop-undo", job["id"])["verdict"] == "no_op"
+    pair.trilun("pair", "wait", kept["pair"], "PAIR")
+    assert pair.trilun("backup", DATA_SET)["receipt"]["backup_pair"] == kept["pair"]
+
+
 async def held_back(pair: LocalPair) -> str:
     """A restore up to where host 1 is to mount again, with its agent standing still."""
     host, _, port = pair.broker.partition(":")

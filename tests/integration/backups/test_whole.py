@@ -124,7 +124,7 @@ async def test_a_mirroring_slot_follows_again(tmp_path: Path) -> None:
     """Another slot that is in PAIR is kept while the second is copied to, then follows it."""
     async with rig(tmp_path, slots=2) as kit:
         image = await backed_up(kit)
-        await restored(kit, image, await kit.restore())
+        await restored(kit, image, await kit.restore(undo="never"))
         await kit.b.until("local-2", S.PAIR)
         assert kit.b.image("third-2") == image
 

@@ -13,7 +13,7 @@ import pytest
 from controller.api import messages as m
 from controller.api.looking import MAX_CAT_BYTES, MAX_PIECE_BYTES
 from controller.api.restores import MAX_PATHS, Conflict
-from controller.cli.backup import TAKE, BackupGroup
+from controller.api.undo import undo_label
 from controller.cli.main import cli
 from controller.cli.output import console
 from controller.cli.receipts import members_table
@@ -23,6 +23,7 @@ from hostagent.copying.patterns import MAX_VISITED, asked_path, expand
 from hostagent.copying.placing import Placing
 from hostagent.jobs.engine import MAX_ENDED
 from hostagent.jobs.group_backup import DEADLINE_S, GROUP_BACKUP
+from hostagent.jobs.whole import WHOLE
 
 pytestmark = pytest.mark.plain
 
@@ -41,6 +42,7 @@ def section(heading: str, page: str = PAGE) -> str:
 
 FILES, LOOK = section("Files"), section("Look into a backup")
 GROUPS = section("Backups").partition("### Several data sets at one instant")[2]
+WHOLE_VOLUME, UNDO = section("The whole volume"), section("Undo a restore")
 PATTERNS = re.findall(r"^\| `([^`]+)` \| ((?:`[^`]+` ?)+)\|$", FILES, re.MULTILINE)
 
 
@@ -78,20 +80,36 @@ def test_each_pattern_finds_what_the_page_says(tmp_path: Path, pattern: str, fou
 
 
 @pytest.mark.parametrize(
-    "line", re.findall(r"^    (trilun .*)$", FILES + LOOK + GROUPS, re.MULTILINE)
+    "line", re.findall(r"^    (trilun .*)$", FILES + LOOK + GROUPS + UNDO, re.MULTILINE)
 )
 def test_each_command_is_one(line: str) -> None:
     words = shlex.split(re.sub(r"[\[\]]", "", line) if "[" in line else line)[1:]
     words = ["1MiB" if word == "SIZE" else word for word in words]
     command: click.Command = cli
-    context = click.Context(cli, info_name="trilun")
+    context: click.Context | None = None
     while isinstance(command, click.Group):
-        if isinstance(command, BackupGroup) and words[0] not in command.commands:
-            words.insert(0, TAKE)
+        context = command.make_context(command.name, words, parent=context)
+        # A group may put the command that it stands for in front of its arguments.
+        words = [*context._protected_args, *context.args]
         _, found, words = command.resolve_command(context, words)
         assert found is not None, line
-        command, context = found, click.Context(found, parent=context)
-    command.make_context(command.name, words, parent=context.parent, resilient_parsing=False)
+        command = found
+    command.make_context(command.name, words, parent=context)
+
+
+def test_the_steps_of_a_whole_volume_are_all_there() -> None:
+    named = re.findall(r"^\| ([a-z-]+(?:, [a-z-]+)?) \|", WHOLE_VOLUME, re.MULTILINE)
+    steps = [step for row in named[1:] for step in row.split(", ")]
+    assert steps == [name for name in WHOLE.names if name != "receipt"]
+
+
+def test_the_undo_is_the_programs() -> None:
+    assert f"labelled `{undo_label('JOB')}`" in UNDO
+    options = set(re.findall(r"^\| `(--[a-z-]+)", UNDO, re.MULTILINE))
+    assert isinstance(cli.commands["restore"], click.Group)
+    taken = cli.commands["restore"].commands["undo"].params
+    assert options <= {name for each in taken for name in (*each.opts, *each.secondary_opts)}
+    assert options == {"--undoable", "--no-undo", "--keep"}
 
 
 def test_the_steps_of_a_groups_backup_are_its_tables() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any, cast
 
@@ -65,6 +66,37 @@ async def test_a_restore_asked_twice_is_one_job(kit: Kit) -> None:
     assert listed.result == m.JobList(jobs=[ended])
     cancelled = await kit.ask("job.cancel", name=ended.id)
     assert cancelled.verdict is Verdict.NO_OP
+
+
+async def test_what_is_not_kept_is_not_undone_and_dropping_it_is_a_no_op(kit: Kit) -> None:
+    job = "whole-0123456789"
+    for verb in ("job.undo", "undo.drop"):
+        with pytest.raises(RejectedError) as caught:
+            await kit.ask(verb, data_set="ds")
+        assert caught.value.code is Code.NOT_FOUND
+    dropped = await kit.ask("undo.drop", data_set="ds", job=job)
+    assert (dropped.verdict, dropped.message) == (Verdict.NO_OP, f"nothing is kept of {job}")
+    assert "pair.resync" not in kit.world.calls
+
+
+async def test_an_undo_is_dropped_once_no_job_reads_it(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, real = "whole-0123456789", kit.world._pair
+    label = {"split_label": f"before-{job}"}
+    monkeypatch.setattr(kit.world, "_pair", lambda *of: real(*of).model_copy(update=label))
+    kit.world.hold = asyncio.Event()
+    begun = await kit.ask("job.restore", data_set="ds", paths=["a"], from_backup="lp")
+    assert isinstance(begun.result, m.JobInfo)
+    with pytest.raises(RejectedError) as caught:
+        await kit.ask("undo.drop", data_set="ds")
+    assert caught.value.code is Code.IN_USE
+    kit.world.hold.set()
+    assert (await kit.jobs.wait(begun.result.id)).state is m.JobState.DONE
+    dropped = await kit.ask("undo.drop", data_set="ds")
+    assert (dropped.verdict, dropped.message) == (Verdict.ACCEPTED, "'lp' is free")
+    assert isinstance(dropped.result, m.BackupList)
+    assert [slot.undo_of for slot in dropped.result.backups] == [""]
 
 
 async def test_what_is_another_hosts_part_is_refused_with_its_name(kit: Kit) -> None:

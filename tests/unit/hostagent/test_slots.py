@@ -14,10 +14,13 @@ from controller.api import messages as m
 from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from controller.api.messages import PairState as P
+from controller.api.undo import undo_label, undone_job
 from hostagent.config import BackupSlot, DataSetConfig
 from hostagent.jobs.slots import (
     choose_for_backup,
     choose_for_restore,
+    choose_for_undo,
+    choose_undo,
     describe,
     named,
     newest_first,
@@ -49,7 +52,8 @@ def slots_of(draw: st.DrawFn) -> list[m.BackupInfo]:
     for number in numbers:
         state = draw(STATES)
         backup = state is P.PSUS and draw(st.booleans())
-        found.append(slot(f"p{number}", state, number=number, is_backup=backup))
+        undo = f"whole-{number:010x}" if backup and draw(st.booleans()) else ""
+        found.append(slot(f"p{number}", state, number=number, is_backup=backup, undo_of=undo))
     return found
 
 
@@ -57,7 +61,8 @@ def slots_of(draw: st.DrawFn) -> list[m.BackupInfo]:
 def test_no_backup_that_is_kept_is_ever_overwritten(
     slots: list[m.BackupInfo], keep: int | None
 ) -> None:
-    backups = newest_first([each for each in slots if each.is_backup])
+    """Nor what is kept for an undo."""
+    backups = newest_first([each for each in slots if each.is_backup and not each.undo_of])
     free = [each for each in slots if not each.is_backup and each.state not in ("RCPY", "SMPL")]
     kept = keep if keep is not None else (1 if len(slots) > 1 else 0)
     if (not free and len(backups) <= kept) or not (free or backups):
@@ -74,6 +79,79 @@ def test_no_backup_that_is_kept_is_ever_overwritten(
         assert choice.slot == backups[-1], "the oldest"
         assert choice.slot not in backups[:kept]
         assert bool(choice.warning) == (len(backups) == 1)
+
+
+@given(slots_of(), st.data(), st.none() | st.integers(0, 7))
+def test_an_undo_takes_nothing_that_anybody_wants(
+    slots: list[m.BackupInfo], data: st.DataObject, keep: int | None
+) -> None:
+    source = data.draw(st.sampled_from(slots))
+    free = [
+        each
+        for each in slots
+        if not each.is_backup and each.state not in ("RCPY", "SMPL") and each is not source
+    ]
+    backups = newest_first([each for each in slots if each.is_backup and not each.undo_of])
+    older = [] if keep is None else [each for each in backups[keep:] if each is not source]
+    if not free and not older:
+        with pytest.raises(RejectedError) as caught:
+            choose_for_undo(slots, source, keep, "make one")
+        assert caught.value.code is Code.WRONG_STATE
+        assert caught.value.next_step == "make one"
+        return
+    choice = choose_for_undo(slots, source, keep, "make one")
+    assert choice.number > max(each.number for each in slots)
+    assert (choice.slot in free) if free else (choice.slot == older[-1])
+    assert bool(choice.warning) == (not free)
+
+
+def test_a_slot_that_is_not_made_yet_is_named_before_another_one() -> None:
+    slots = [slot("one", number=1), slot("two", P.SMPL, next_step="trilun pair create two")]
+    with pytest.raises(RejectedError) as caught:
+        choose_for_undo(slots, slots[0], None, "make another")
+    assert caught.value.next_step == "trilun pair create two"
+
+
+def test_what_is_kept_for_an_undo_says_how_it_ends() -> None:
+    undo = slot("two", number=2, undo_of="whole-0123456789")
+    with pytest.raises(RejectedError, match="'two' keeps what was there before") as caught:
+        choose_for_backup([slot("one", number=1), undo], None)
+    assert "`trilun restore drop-undo whole-0123456789`" in caught.value.next_step
+    with pytest.raises(RejectedError, match="no other to be used"):
+        choose_for_backup([undo], 0)
+
+
+def test_what_is_kept_for_an_undo_is_restored_only_by_name() -> None:
+    slots = [
+        slot("one", number=1, label="a"),
+        slot("two", number=2, label="before-whole-0123456789", undo_of="whole-0123456789"),
+        slot("three", number=3, label="before-whole-abcdefabcd", undo_of="whole-abcdefabcd"),
+    ]
+    assert choose_for_restore(slots, "").pair == "one"
+    assert choose_for_restore(slots, "two").pair == "two"
+    assert choose_for_restore(slots, "before-whole-0123456789").pair == "two"
+    with pytest.raises(RejectedError, match="there is no backup: what was there before restore"):
+        choose_for_restore(slots[1:2], "")
+    assert choose_undo(slots, "").pair == "three"
+    assert choose_undo(slots, "whole-0123456789").pair == "two"
+    for job in ("", "whole-0000000000"):
+        with pytest.raises(RejectedError, match="nothing is kept") as caught:
+            choose_undo(slots[:1], job)
+        assert caught.value.code is Code.NOT_FOUND
+
+
+@given(st.sampled_from(["whole", "restore"]), st.integers(0, (1 << 40) - 1))
+def test_a_label_tells_the_restore_it_undoes(kind: str, number: int) -> None:
+    job = f"{kind}-{number:010x}"
+    assert undone_job(undo_label(job)) == job
+    with pytest.raises(ValidationError, match="can be undone"):
+        m.BackupStart(data_set="ds", label=undo_label(job))
+
+
+@pytest.mark.parametrize("label", ["", "before", "before-monday", "before-whole-0123456789x"])
+def test_other_labels_are_an_operators(label: str) -> None:
+    assert undone_job(label) == ""
+    assert m.BackupStart(data_set="ds", label=label).label == label
 
 
 def test_a_single_slot_says_that_the_old_backup_goes_first() -> None:
@@ -137,6 +215,10 @@ def test_what_a_slot_holds() -> None:
     info = describe(SLOT, "c2", "second", split, third)
     assert (info.is_backup, info.label, info.taken_at, info.number) == (True, "x", 5.0, 2)
     assert named(info) == "backup 'x' in 'lp'"
+    before = split.model_copy(update={"split_label": "before-whole-0123456789"})
+    assert describe(SLOT, "c2", "second", before, third).undo_of == "whole-0123456789"
+    following = before.model_copy(update={"state": P.PAIR})
+    assert describe(SLOT, "c2", "second", following, third).undo_of == ""
     for changed in (
         describe(SLOT, "c2", "second", split.model_copy(update={"guarded": True}), third),
         describe(SLOT, "c2", "second", split, third.model_copy(update={"consistent": False})),
