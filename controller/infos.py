@@ -61,6 +61,7 @@ def pair_info(node: str, owner: PairOwner) -> m.PairInfo:
         backup_number=record.backup_number,
         guarded=record.guarded,
         instant=record.instant,
+        behind=side.behind is not None,
         progress=_progress(owner),
         resync_payload_bytes=(
             side.copier.payload_bytes if side.copier is not None else side.payload_bytes
@@ -80,6 +81,8 @@ def _progress(owner: PairOwner) -> m.Progress | None:
     side = owner.side
     if side.copier is not None:
         return side.copier.progress()
+    if side.behind is not None:
+        return side.behind.progress()
     if owner.record.copying is None or not side.sinking:
         return None
     return m.Progress(

@@ -14,9 +14,10 @@ from collections.abc import Callable
 from controller.api import messages as m
 from controller.api.codes import Code
 from controller.pair import messages as msg
+from controller.pair.asked import Asked
 from controller.pair.owner import PairOwner
 from controller.pair.side import PairSide
-from controller.pair.table import Answer
+from controller.pair.table import Answer, Command
 
 UNKEPT = "split for a backup of several data sets that isn't kept yet"
 
@@ -30,6 +31,8 @@ def mark_local(
     if owner is None or owner.record.volume != side.record.volume:
         refusal = f"'{side.record.volume}' is not the P-VOL of a local pair '{mark.local_pair}'"
         code = Code.NOT_FOUND
+    elif mark.quick and not mark.instant and owner.record.state is not m.PairState.PAIR:
+        refusal = owner.quick.refusal()
     elif owner.record.state is not m.PairState.PAIR:
         refusal = f"local pair '{mark.local_pair}' is in {owner.record.state}, it must be PAIR"
     elif not side.volume.state.consistent:
@@ -46,6 +49,10 @@ def mark_local(
         else:
             reply(msg.Marked())
 
+    if owner.record.state is m.PairState.COPY:
+        owner.quick.begin(Asked(Command.QUICK, label=mark.label, at=mark.at, number=mark.number))
+        owner.split_begun().add_done_callback(durable)
+        return
     label = "" if mark.instant else mark.label
     owner.begin_split(label, mark.at, mark.number).add_done_callback(durable)
     if mark.instant:

@@ -127,7 +127,7 @@ class PairCommands:
 
     async def _split(self, params: m.PairSplit) -> Outcome:
         asked = Asked(
-            Command.SPLIT,
+            Command.QUICK if params.quick else Command.SPLIT,
             label=params.label,
             at=params.at,
             number=params.number,
@@ -235,6 +235,7 @@ class PairCommands:
                 at=params.at,
                 number=params.number,
                 split_remote=params.split_remote,
+                quick=params.quick,
             )
         )
         return done(

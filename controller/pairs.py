@@ -17,17 +17,20 @@ from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from controller.catalogue import Catalogue
 from controller.marks import mark_local, unmark_local
+from controller.owing import close_owed, release, stop_behind, take_up_owed
 from controller.pair import messages as msg
 from controller.pair.copier import Clock
 from controller.pair.local import LocalChannel
 from controller.pair.owner import PairOwner
-from controller.pair.record import OPEN_TO_HOSTS, PairRecord
+from controller.pair.record import PairRecord
 from controller.pair.side import PairSide
+from controller.recovery import recover
 from controller.volume.bitmap import BLOCK_BYTES, DirtyBitmap
 from controller.volume.bitmap_file import BitmapFile, file_bytes
+from controller.volume.owed import OwedBlocks
 from controller.volume.slots import CorruptError
 from controller.volume.store import Disk, StoreError, finished
-from controller.volumes import Shelved, Volumes
+from controller.volumes import Volumes
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +117,7 @@ class Pairs:
         for record in self._catalogue.contents.pairs:
             await self._open(record, create=False)
         for shelved in self._volumes.all():
-            await self._recover(shelved)
+            await recover(shelved, self.of_volume(shelved.record.name))
         for owner in self._owners.values():
             owner.start()
         for owner in list(self._owners.values()):
@@ -130,31 +133,6 @@ class Pairs:
                     f"end it: trilun pair delete {record.name} --force",
                 )
 
-    async def _recover(self, shelved: Shelved) -> None:
-        owners = self.of_volume(shelved.record.name)
-        hot = shelved.hot_at_start
-        if not owners or (hot is not None and hot.clean):
-            return
-        for owner in owners:
-            if owner.record.role is m.Role.S_VOL and owner.record.state not in OPEN_TO_HOSTS:
-                # Some of the last writes may be missing: a split that is told late finds no
-                # instant here (law L11).
-                owner.record.settled = False
-            if hot is None:
-                owner.side.bitmap.set_all()
-            else:
-                for extent in hot.extents:
-                    owner.side.assume_dirty(extent * hot.extent_bytes, hot.extent_bytes)
-        # The log's next commit names the hot extents of this run only (law L1).
-        for owner in owners:
-            await finished(owner.side.bitmap_file.save)
-        if hot is not None and hot.extents:
-            log.warning(
-                "volume %s was not closed cleanly: %d hot extents are taken as dirty",
-                shelved.record.name,
-                len(hot.extents),
-            )
-
     async def _open(self, record: PairRecord, *, create: bool) -> PairOwner:
         shelved = self._volumes.get(record.volume)
         bitmap = DirtyBitmap(shelved.record.size_bytes // BLOCK_BYTES)
@@ -168,6 +146,9 @@ class Pairs:
             await self._load_bitmap(record, bitmap, bitmap_file)
         side = PairSide(record, shelved.volume, bitmap, bitmap_file, self._clock)
         owner = PairOwner(side, self)
+        if record.behind:
+            # Before any host, or another pair, writes to the volume.
+            await take_up_owed(self._meta_disk, owner)
         self._owners[record.name, record.role] = owner
         shelved.volume.trackers.append(side)
         shelved.volume.update_access()
@@ -190,11 +171,13 @@ class Pairs:
         """Stop every owner; bits are saved with their volumes."""
         for owner in list(self._owners.values()):
             await owner.stop()
+        await stop_behind([owner.side for owner in self._owners.values()])
 
     def close_files(self) -> None:
         """Let go of the bitmap files, after the volumes have saved them."""
         for owner in self._owners.values():
             owner.side.bitmap_file.close()
+            close_owed(owner.side)
 
     # ------------------------------------------------------------ create and dissolve
 
@@ -350,6 +333,14 @@ class Pairs:
         """Pass it on."""
         unmark_local(self.local(unmark.local_pair), side, unmark)
 
+    async def owe(self, side: PairSide) -> OwedBlocks:
+        """All that is marked now."""
+        return await OwedBlocks.create(self._meta_disk, side.record.id, side.bitmap)
+
+    def release(self, side: PairSide) -> None:
+        """No write waits for a copy behind a split any more."""
+        release(self._meta_disk, side)
+
     def role_changed(self, side: PairSide, was: m.Role) -> None:
         """Find the side under its new role."""
         name = side.record.name
@@ -372,6 +363,7 @@ class Pairs:
     def _close(self, owner: PairOwner) -> None:
         """Take a side out of its volume, and its bitmap off the disk."""
         side, record = owner.side, owner.record
+        release(self._meta_disk, side)
         side.volume.trackers.remove(side)
         del self._owners[record.name, record.role]
         if record.kind is m.PairKind.LOCAL:

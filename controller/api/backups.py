@@ -32,6 +32,8 @@ class BackupMark(Params):
     label: str = Field(default="", max_length=128)
     split_remote: bool = False
     """Split the remote pair, too."""
+    quick: bool = False
+    """The local pair may be in COPY: what differs is copied behind the split."""
     at: float = Field(default=0.0, ge=0)
     """When, by the clock of the host that asks; Unix seconds, for people."""
     number: BackupNumber = 0

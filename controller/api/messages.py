@@ -185,6 +185,8 @@ class PairInfo(Info):
     """Split to keep one consistent copy (law L7); it follows its source again when that is one."""
     instant: str = ""
     """What all local pairs share that were split for one backup of several data sets."""
+    behind: bool = False
+    """Split quickly: the S-VOL is no point in time before everything is copied behind it."""
     progress: Progress | None = None
     resync_payload_bytes: Bytes = 0
     """Data bytes the last (or running) resync carried."""
@@ -385,6 +387,8 @@ class PairSplit(Params):
     name: Name
     writable: bool = False
     """Let hosts write to the S-VOL. A repeated split may change this."""
+    quick: bool = False
+    """Local pairs: also out of COPY or a split; what differs is copied behind the new split."""
     label: str = Field(default="", max_length=128)
     at: float = Field(default=0.0, ge=0)
     """When, by the clock of whoever asks; Unix seconds, for people."""

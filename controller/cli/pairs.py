@@ -142,10 +142,15 @@ def show_pair(session: Session, ref: Ref) -> None:
 @PAIR_ARGUMENT
 @click.option("--label", default="", help="Remembered with the split.")
 @click.option("--writable", is_flag=True, help="Let hosts write to the S-VOL.")
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="A local pair: make the S-VOL what the P-VOL is now, and copy what differs behind it.",
+)
 @click.pass_obj
-def split(session: Session, ref: Ref, label: str, writable: bool) -> None:
+def split(session: Session, ref: Ref, label: str, writable: bool, quick: bool) -> None:
     """Stop mirroring at one instant; both sides keep what they have."""
-    params = m.PairSplit(name=ref.name, label=label, writable=writable, at=time.time())
+    params = m.PairSplit(name=ref.name, label=label, writable=writable, quick=quick, at=time.time())
     _change(session, ref, "pair.split", params, f"pair '{ref.name}' is split")
 
 

@@ -85,6 +85,8 @@ class Follower:
             await self._prepare(message)
         elif isinstance(message, msg.Finish):
             await self._finish()
+        elif isinstance(message, msg.Whole):
+            await self._whole(message)
         elif isinstance(message, msg.Reverse):
             await self._reverse(message)
         elif isinstance(message, msg.Finished):
@@ -175,6 +177,32 @@ class Follower:
         await owner.save()
         owner.talk.still(channel)
         owner.talk.send(msg.Finished())
+        owner.services.in_sync(side)
+
+    async def _whole(self, whole: msg.Whole) -> None:
+        """A quick split is copied: data first, then say that this is one point in time."""
+        record, side, owner = self._record, self._side, self._owner
+        state = after(record.state, Event.TOLD_WHOLE)
+        if state is None or not side.sinking:
+            self._refuse(f"the S-VOL is in {record.state} and has not followed to the end")
+            return
+        channel = owner.talk.epoch()
+        await owner.all_stored()
+        await finished(side.volume.settle)
+        owner.talk.still(channel)
+        side.part()
+        side.bitmap.clear_all()
+        side.doubt = None
+        side.counting_wire = False
+        record.goal = "split"
+        record.halted = False
+        record.writable, record.label = whole.writable, whole.label
+        record.settled = True
+        side.volume.state.consistent = True
+        side.volume.state.generation = record.current
+        owner.set_state(state)
+        await owner.save()
+        owner.talk.send(msg.SplitDone())
         owner.services.in_sync(side)
 
     async def _reverse(self, reverse: msg.Reverse) -> None:

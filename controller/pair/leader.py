@@ -16,6 +16,7 @@ from controller.pair import messages as msg
 from controller.pair.asked import Asked
 from controller.pair.choice import choose
 from controller.pair.generations import How
+from controller.pair.quick import QuickSplit
 from controller.pair.roles import TAKEN_OVER, ways_back
 from controller.pair.splitting import Splitting
 from controller.pair.standing import split_news
@@ -34,6 +35,7 @@ class Leader:
         self._side = owner.side
         self._record = owner.record
         self.splitting = Splitting(owner, self.resync)
+        self.quick = QuickSplit(owner, self)
 
     # ------------------------------------------------------------ commands
 
@@ -67,6 +69,7 @@ class Leader:
             record.rate_limit_bytes_per_s = asked.rate_limit_bytes_per_s
         record.halted = False
         if decision.direction is Direction.FORWARD:
+            await self.quick.end()
             # Where nobody named the direction, nothing may be discarded that came since.
             await self._forward("" if direction is not None else report.current)
         else:
@@ -97,6 +100,7 @@ class Leader:
                 f"'{self._side.volume.name}' is half copied and would stay unusable",
                 f"end the copy: trilun pair resync {record.name} --reverse, or use --force",
             )
+        await self.quick.end()
         channel = self._side.channel
         if channel is not None and channel.alive:
             self._side.part()
@@ -111,6 +115,10 @@ class Leader:
         # An S-VOL that is deleted alone: the source's last writes come before its hosts'.
         await self._owner.all_stored()
         await self._owner.services.forget(self._side)
+
+    async def split_begun(self) -> None:
+        """A split whose instant has passed is made durable."""
+        await (self.quick.complete() if self.quick.begun else self.splitting.complete())
 
     # ------------------------------------------------------------ copies
 
@@ -297,6 +305,8 @@ class Leader:
             await owner.services.commit()
         elif report.state is PairState.SSWS:
             owner.roles.other_took_over()
+        elif record.behind:
+            await self.quick.resume(report)
         elif record.goal == "split":
             if report.state is not PairState.SSUS:
                 self.splitting.tell()

@@ -110,6 +110,14 @@ class SplitDone(Message):
     kind: Literal["split_done"] = "split_done"
 
 
+class Whole(Message):
+    """P to S, in a local pair: all that a quick split owed you is yours; be split."""
+
+    kind: Literal["whole"] = "whole"
+    writable: bool
+    label: str = Field(max_length=128)
+
+
 class Mark(Message):
     """P to S: split that local pair of yours at this point of the stream."""
 
@@ -120,6 +128,8 @@ class Mark(Message):
     """When, for people."""
     number: int = Field(default=0, ge=0)
     """The backup's number."""
+    quick: bool = False
+    """The local pair may be in COPY: what differs is copied behind the split."""
     split_remote: bool = False
     """This pair is split at the same point: Split is the next message."""
     instant: str = Field(default="", max_length=64)
@@ -205,6 +215,7 @@ PairMessage = (
     | Finished
     | Split
     | SplitDone
+    | Whole
     | Mark
     | Unmark
     | Marked

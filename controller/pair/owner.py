@@ -30,7 +30,7 @@ from controller.pair.services import PairServices
 from controller.pair.side import PairSide
 from controller.pair.standing import check_generation, name_the_victim, report_of, split_brain
 from controller.pair.table import Answer, Command, Event, after, answer, for_role
-from controller.volume.store import StoreError, finished
+from controller.volume.store import StoreError, finished, reached
 from targets.lun import Access
 
 log = logging.getLogger(__name__)
@@ -54,14 +54,25 @@ class PairOwner:
         self._leader = Leader(self)
         self._follower = Follower(self)
         self._auditor = Auditor(self)
+        self.quick = self._leader.quick
         self.roles = Roles(self, self._leader.check_exclusive)
         self._inner: dict[str, Callable[[], Awaitable[None]]] = {
             "opened": self._leader.opened,
             "copied": self._copied,
+            "behind": self.quick.copied,
+            "given up": self.quick.given_up,
             "verified": self._auditor.ended,
             "repaired": self._auditor.repaired,
             "persist": self.services.commit,
             "caught up": self._caught_up,
+        }
+        self._steps: dict[Command, Callable[[Asked], Awaitable[None]]] = {
+            Command.SPLIT: self._leader.splitting.split,
+            Command.RESYNC: lambda asked: self._leader.resync(asked, automatic=False),
+            Command.REVERSE: lambda asked: self._leader.resync(asked, automatic=False),
+            Command.DELETE: lambda asked: self._leader.delete(force=asked.force),
+            Command.TAKEOVER: lambda _asked: self.roles.take_over(),
+            Command.SWAP: lambda asked: self.roles.swap(force=asked.force),
         }
         self._task: asyncio.Task[None] | None = None
         self._retired = False
@@ -129,6 +140,10 @@ class PairOwner:
         """Split now, inside this call; the future ends when that is durable on both sides."""
         self._leader.splitting.begin(label, writable=writable)
         self.record.split_at, self.record.backup_number = at, number
+        return self.split_begun()
+
+    def split_begun(self) -> asyncio.Future[Answer]:
+        """The instant of a split is now: the future ends when it is durable."""
         return self._put(SplitBegun())
 
     def take_back_split(self, reason: str) -> None:
@@ -210,6 +225,7 @@ class PairOwner:
         """To PSUE by an error that an operator has to look at."""
         self.record.halted = True
         self.side.part()
+        self.quick.give_up()
         self._move(Event.FAILED, reason, next_step)
 
     def copied(self) -> None:
@@ -238,11 +254,11 @@ class PairOwner:
 
     async def drained(self) -> None:
         """Wait until no write of a host is on its way into the volume."""
-        await _reached(self.side.volume.drained)
+        await reached(self.side.volume.drained)
 
     async def all_stored(self) -> None:
         """Wait for the writes that were accepted before now; hosts may go on with others."""
-        await _reached(self.side.volume.barrier)
+        await reached(self.side.volume.barrier)
 
     async def caught_up(self) -> None:
         """Wait until everything that is in the inbox now has been dealt with."""
@@ -343,7 +359,7 @@ class PairOwner:
         elif isinstance(item, msg.SplitDone):
             await self._follower.split_stored(item)
         elif isinstance(item, SplitBegun):
-            await self._leader.splitting.complete()
+            await self._leader.split_begun()
         elif isinstance(item, TakeBack):
             await self._leader.splitting.take_back(item.reason)
         elif isinstance(item, Unguard) and self.record.guarded:
@@ -376,23 +392,9 @@ class PairOwner:
                 self.services.changed(self.side)
                 await self.services.commit()
             return row
-        if command is Command.SPLIT:
-            await self._leader.splitting.split(asked)
-        elif command in (Command.RESYNC, Command.REVERSE):
-            await self._leader.resync(asked, automatic=False)
-        elif command is Command.DELETE:
-            await self._leader.delete(force=asked.force)
-        elif command is Command.VERIFY:
+        if command is Command.QUICK:
+            return await self.quick.split(asked, row)
+        if command is Command.VERIFY:
             return self._auditor.begin(asked, row)
-        elif command is Command.TAKEOVER:
-            await self.roles.take_over()
-        elif command is Command.SWAP:
-            await self.roles.swap(force=asked.force)
+        await self._steps[command](asked)
         return row
-
-
-async def _reached(tell: Callable[[Callable[[], None]], None]) -> None:
-    """Wait until a volume calls back."""
-    reached = asyncio.Event()
-    tell(reached.set)
-    await reached.wait()

@@ -43,6 +43,8 @@ class PairRecord(BaseModel):
     """Split to keep one consistent copy (law L7); resumes when the source is in sync again."""
     reason: str = ""
     next_step: str = ""
+    behind: bool = False
+    """P-VOL: a quick split is being copied behind; the S-VOL is no point in time before its end."""
     writable: bool = False
     """S-VOL: hosts may write to it while split."""
     settled: bool = True

@@ -11,6 +11,7 @@ from typing import Protocol
 from controller.api.messages import Role
 from controller.pair import messages as msg
 from controller.pair.side import PairSide
+from controller.volume.owed import OwedBlocks
 
 
 class PairServices(Protocol):
@@ -47,6 +48,12 @@ class PairServices(Protocol):
 
     def role_changed(self, side: PairSide, was: Role) -> None:
         """This side has another role."""
+
+    async def owe(self, side: PairSide) -> OwedBlocks:
+        """Put on disk what a quick split owes to the S-VOL: all that is marked now."""
+
+    def release(self, side: PairSide) -> None:
+        """Nothing is owed any more: no write has to wait for that."""
 
     async def forget(self, side: PairSide) -> None:
         """The pair is dissolved: remove its record and bitmap."""

@@ -10,14 +10,15 @@ nothing here awaits. Must not decide where the pair goes: state is changed by th
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 from controller.api.messages import Fence, Mode, PairKind, PairState, Role
 from controller.link.channel import Applied, Channel, Compared, Control
+from controller.pair.behind import CopyBehind
 from controller.pair.comparing import Comparer
 from controller.pair.copier import Clock, Copier, CopyFailed
+from controller.pair.events import SideEvents
 from controller.pair.exchange import encode, merge
-from controller.pair.messages import PairMessage, Started, parse
+from controller.pair.messages import Started, parse
 from controller.pair.pace import Meter
 from controller.pair.reading import SourceReader
 from controller.pair.record import OPEN_TO_HOSTS, PairRecord
@@ -34,22 +35,6 @@ from targets.lun import Access, LunError, LunFault
 
 ASYNC_BACKLOG_BYTES = 64 << 20
 """In async mode a write beyond this backlog waits for its acknowledgement like a sync one."""
-
-
-class SideEvents(Protocol):
-    """What the owner is told by the data path."""
-
-    def message(self, message: PairMessage) -> None:
-        """A control message, at its place in the stream."""
-
-    def opened(self, channel: Channel) -> None:
-        """A new epoch."""
-
-    def lost(self, reason: str) -> None:
-        """The epoch has ended."""
-
-    def store_failed(self, error: str) -> None:
-        """This side's store refused something that the mirror depends on."""
 
 
 class PairSide:
@@ -82,6 +67,8 @@ class PairSide:
         """The last comparison, or the one that runs."""
         self.reader: SourceReader | None = None
         """What reads the volume for the copier or the verifier."""
+        self.behind: CopyBehind | None = None
+        """What a quick split still owes to the S-VOL is copied by this."""
         self.comparer = Comparer(volume)
         self.events: SideEvents
         self.wire_bytes = 0

@@ -14,7 +14,10 @@ Pure data and look-ups. The rules:
  6. A takeover is the S-VOL's side's own command: it is for a P-VOL that can't be asked. So is a
     swap behind it; any other swap is the P-VOL's to offer, from PAIR. A swap names the side that
     leads afterwards, so that a repeated one finds nothing to do.
- 7. Losing the link loses no state: a mirror in PAIR, COPY or RCPY goes to PSUE and remembers
+ 7. A quick split (local pairs only) ends a copy at its instant: the P-VOL's side is in PSUS at
+    once, and the S-VOL's stays in COPY until what was owed to it has been copied behind. It
+    discards what the S-VOL held, as a resync does; its S-VOL is no source before that end.
+ 8. Losing the link loses no state: a mirror in PAIR, COPY or RCPY goes to PSUE and remembers
     which way it was copying; a split stays a split.
 """
 
@@ -32,6 +35,7 @@ class Command(enum.StrEnum):
 
     CREATE = "create"
     SPLIT = "split"
+    QUICK = "quick split"
     RESYNC = "resync"
     REVERSE = "reverse"
     DELETE = "delete"
@@ -55,6 +59,8 @@ class Event(enum.StrEnum):
     TOLD_COPY = "told: copy"
     TOLD_REVERSE = "told: reverse"
     TOLD_SPLIT = "told: split"
+    TOLD_WHOLE = "told: whole"
+    """Everything that a quick split owed to the S-VOL has been copied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +87,9 @@ COMMANDS: dict[tuple[PairState, Command], Answer] = {
     (S.SMPL, Command.SPLIT): Answer(
         _NO, None, "there is no such pair", "create it: trilun pair create"
     ),
+    (S.SMPL, Command.QUICK): Answer(
+        _NO, None, "there is no such pair", "create it: trilun pair create"
+    ),
     (S.SMPL, Command.RESYNC): Answer(
         _NO, None, "there is no such pair", "create it: trilun pair create"
     ),
@@ -101,6 +110,7 @@ COMMANDS: dict[tuple[PairState, Command], Answer] = {
     (S.COPY, Command.SPLIT): Answer(
         _NO, S.COPY, "the S-VOL is half copied and would be no point in time", _WAIT
     ),
+    (S.COPY, Command.QUICK): Answer(_OK, S.PSUS, "split; what differed is copied behind it"),
     (S.COPY, Command.RESYNC): Answer(_NOOP, S.COPY, "it is copying already"),
     (S.COPY, Command.REVERSE): Answer(
         _NO,
@@ -116,6 +126,7 @@ COMMANDS: dict[tuple[PairState, Command], Answer] = {
     (S.COPY, Command.SWAP): Answer(_NO, S.COPY, "it is copying, and the sides differ", _WAIT),
     (S.PAIR, Command.CREATE): Answer(_NOOP, S.PAIR, "the pair exists and is in sync"),
     (S.PAIR, Command.SPLIT): Answer(_OK, S.PSUS, "split"),
+    (S.PAIR, Command.QUICK): Answer(_OK, S.PSUS, "split"),
     (S.PAIR, Command.RESYNC): Answer(_NOOP, S.PAIR, "it is in sync already"),
     (S.PAIR, Command.REVERSE): Answer(
         _NO,
@@ -131,6 +142,7 @@ COMMANDS: dict[tuple[PairState, Command], Answer] = {
     (S.PAIR, Command.SWAP): Answer(_OK, S.PSUE, "the roles are exchanged"),
     (S.PSUS, Command.CREATE): Answer(_NOOP, S.PSUS, "the pair exists and is split"),
     (S.PSUS, Command.SPLIT): Answer(_NOOP, S.PSUS, "it is split already"),
+    (S.PSUS, Command.QUICK): Answer(_OK, S.PSUS, "split anew; what differed is copied behind it"),
     (S.PSUS, Command.RESYNC): Answer(_OK, S.COPY, "copying P-VOL to S-VOL"),
     (S.PSUS, Command.REVERSE): Answer(_OK, S.RCPY, "copying S-VOL to P-VOL"),
     (S.PSUS, Command.DELETE): Answer(_OK, S.SMPL, "the pair is dissolved"),
@@ -139,6 +151,7 @@ COMMANDS: dict[tuple[PairState, Command], Answer] = {
     (S.PSUS, Command.SWAP): Answer(_NO, S.PSUS, "it is split, and its sides may differ", _SYNC),
     (S.PSUE, Command.CREATE): Answer(_NOOP, S.PSUE, "the pair exists and is suspended by an error"),
     (S.PSUE, Command.SPLIT): Answer(_OK, S.PSUS, "split; it will not resume by itself"),
+    (S.PSUE, Command.QUICK): Answer(_OK, S.PSUS, "split anew; what differed is copied behind it"),
     (S.PSUE, Command.RESYNC): Answer(_OK, S.COPY, "copying P-VOL to S-VOL"),
     (S.PSUE, Command.REVERSE): Answer(_OK, S.RCPY, "copying S-VOL to P-VOL"),
     (S.PSUE, Command.DELETE): Answer(_OK, S.SMPL, "the pair is dissolved"),
@@ -147,6 +160,9 @@ COMMANDS: dict[tuple[PairState, Command], Answer] = {
     (S.PSUE, Command.SWAP): Answer(_NO, S.PSUE, "it does not mirror", _SYNC),
     (S.RCPY, Command.CREATE): Answer(_NOOP, S.RCPY, "the pair exists and is copying back"),
     (S.RCPY, Command.SPLIT): Answer(
+        _NO, S.RCPY, "the P-VOL is half copied and would be no point in time", _WAIT
+    ),
+    (S.RCPY, Command.QUICK): Answer(
         _NO, S.RCPY, "the P-VOL is half copied and would be no point in time", _WAIT
     ),
     (S.RCPY, Command.RESYNC): Answer(
@@ -163,6 +179,7 @@ COMMANDS: dict[tuple[PairState, Command], Answer] = {
     (S.RCPY, Command.SWAP): Answer(_NO, S.RCPY, "it is copying, and the sides differ", _WAIT),
     (S.SSUS, Command.CREATE): Answer(_NOOP, S.SSUS, "the pair exists and is split"),
     (S.SSUS, Command.SPLIT): Answer(_NOOP, S.SSUS, "it is split already"),
+    (S.SSUS, Command.QUICK): Answer(_NO, S.SSUS, _FOLLOWS, _ASK_P),
     (S.SSUS, Command.RESYNC): Answer(_NO, S.SSUS, _FOLLOWS, _ASK_P),
     (S.SSUS, Command.REVERSE): Answer(_NO, S.SSUS, _FOLLOWS, _ASK_P),
     (S.SSUS, Command.DELETE): Answer(
@@ -175,6 +192,7 @@ COMMANDS: dict[tuple[PairState, Command], Answer] = {
     ),
     (S.SSWS, Command.CREATE): Answer(_NOOP, S.SSWS, "the pair exists; the S-VOL has taken over"),
     (S.SSWS, Command.SPLIT): Answer(_NOOP, S.SSWS, "it has parted; the S-VOL has taken over"),
+    (S.SSWS, Command.QUICK): Answer(_NO, S.SSWS, _FOLLOWS, _ASK_P),
     (S.SSWS, Command.RESYNC): Answer(_NO, S.SSWS, _FOLLOWS, _ASK_P),
     (S.SSWS, Command.REVERSE): Answer(_NO, S.SSWS, _FOLLOWS, _ASK_P),
     (S.SSWS, Command.DELETE): Answer(
@@ -190,10 +208,12 @@ EVENTS: dict[tuple[PairState, Event], PairState] = {
     (S.COPY, Event.LINK_LOST): S.PSUE,
     (S.COPY, Event.FAILED): S.PSUE,
     (S.COPY, Event.TOLD_COPY): S.COPY,
+    (S.COPY, Event.TOLD_WHOLE): S.SSUS,
     (S.PAIR, Event.LINK_LOST): S.PSUE,
     (S.PAIR, Event.FAILED): S.PSUE,
     (S.PAIR, Event.TOLD_SPLIT): S.SSUS,
     (S.PAIR, Event.TOLD_COPY): S.COPY,
+    (S.PAIR, Event.TOLD_WHOLE): S.SSUS,
     (S.RCPY, Event.COPIED): S.PAIR,
     (S.RCPY, Event.LINK_LOST): S.PSUE,
     (S.RCPY, Event.FAILED): S.PSUE,

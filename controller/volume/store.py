@@ -133,3 +133,10 @@ def finished(call: Callable[[StoreDone], None]) -> Awaitable[None]:
 
     call(done)
     return future
+
+
+async def reached(tell: Callable[[Callable[[], None]], None]) -> None:
+    """Wait until a volume calls back: `await reached(volume.drained)`. For commands only."""
+    called = asyncio.Event()
+    tell(called.set)
+    await called.wait()

@@ -7,6 +7,7 @@ volume's content.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from controller.volume.intent import Range
@@ -62,3 +63,9 @@ class Tracker(Protocol):
 
     def save_bitmap(self, done: StoreDone) -> None:
         """Make this side's bits durable."""
+
+
+def announce(trackers: Sequence[Tracker], ranges: list[Range]) -> None:
+    """Tell every pair what the volume's log is about to say."""
+    for tracker in trackers:
+        tracker.mirror_intent(ranges)

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
-from controller.volume.intent import IntentLog, Range
+from controller.volume.gate import Gates
+from controller.volume.intent import IntentLog
 from controller.volume.losses import PowerLosses
 from controller.volume.services import VolumeServices, VolumeState
+from controller.volume.settling import then_save_bits
 from controller.volume.slots import SlotRing
-from controller.volume.store import BlockStore, JoinedDone, StoreDone, StoreError
-from controller.volume.tracker import Tracker
+from controller.volume.store import BlockStore, StoreDone, StoreError
+from controller.volume.tracker import Tracker, announce
 from controller.volume.write import JoinedParts, ReadAnswer, WriteOp, flushed_first, lun_error
 from targets.lun import Access, Done, LunError, LunFault, LunIdentity
 
@@ -44,6 +47,7 @@ class Volume:
         self.identity = identity
         self.store = store
         self.trackers: list[Tracker] = []
+        self.gates = Gates(extent_bytes)
         self.losses = PowerLosses(state, services.commit)
         self.access = _OPEN
         self.views = 0
@@ -70,7 +74,7 @@ class Volume:
                 ready=self._drain,
                 failed=self.fail,
                 soon=services.soon,
-                announce=self._announce,
+                announce=partial(announce, self.trackers),
             )
         self.update_access()
 
@@ -176,18 +180,7 @@ class Volume:
 
     def settle(self, done: StoreDone) -> None:
         """Flush the store, then save every pair's bits: what an extent's leaving needs."""
-
-        def flushed(error: StoreError | None) -> None:
-            if error is not None:
-                done(error)
-                return
-            trackers = list(self.trackers)
-            joined = JoinedDone(len(trackers) + 1, done)
-            for tracker in trackers:
-                tracker.save_bitmap(joined.part)
-            joined.part(None)
-
-        self.flush_store(flushed)
+        self.flush_store(then_save_bits(self.trackers, done))
 
     def flush_store(self, done: StoreDone) -> None:
         """Flush this volume alone; a failure fails the volume (law L10).
@@ -211,8 +204,7 @@ class Volume:
         if self._failure is not None or not self.state.healthy or not self.state.consistent:
             access = _NOT_READY
         else:
-            votes = {tracker.access for tracker in self.trackers}
-            votes.add(_READ_ONLY if self.views else _OPEN)
+            votes = {t.access for t in self.trackers} | {_READ_ONLY if self.views else _OPEN}
             access = next(each for each in (_NOT_READY, _READ_ONLY, _OPEN) if each in votes)
         self.access = access
         self._services.changed(self)
@@ -233,10 +225,6 @@ class Volume:
             else:
                 entry()
         self._services.commit(lambda _error: None)
-
-    def _announce(self, ranges: list[Range]) -> None:
-        for tracker in self.trackers:
-            tracker.mirror_intent(ranges)
 
     # ------------------------------------------------------------ the order of writes
 
@@ -286,8 +274,8 @@ class Volume:
             op.refuse(lun_error(self._failure, reading=False))
         elif self._queue or not self._ready(op):
             self._queue.append(op)
-            if self.intent is not None and self.trackers:
-                self.intent.want(op.first_extent, op.last_extent)
+            if self.trackers:
+                self._want(op)
             if len(self._queue) == 1:
                 self._drain()
         else:
@@ -302,11 +290,22 @@ class Volume:
             return True
         if self.intent is not None and not self.intent.covers(first, last):
             return False
+        if self.gates and not self.gates.pass_all(first, last):
+            return False
         if self._beginning_generation:
             return False
         return not any(
             tracker is not source and tracker.wants_generation for tracker in self.trackers
         )
+
+    def _want(self, op: WriteOp) -> None:
+        if self.intent is not None:
+            self.intent.want(op.first_extent, op.last_extent)
+        self.gates.want(op.first_extent, op.last_extent)
+
+    def gate_opened(self) -> None:
+        """A gate lets more pass than before."""
+        self._drain()
 
     def _drain(self) -> None:
         if self._draining:
@@ -334,10 +333,11 @@ class Volume:
         self._wake_idle()
 
     def _prepare(self, op: WriteOp) -> None:
-        if self.intent is not None and not self.intent.covers(op.first_extent, op.last_extent):
-            self.intent.want(op.first_extent, op.last_extent)
-            return
-        if not self._beginning_generation:
+        first, last = op.first_extent, op.last_extent
+        covered = self.intent is None or self.intent.covers(first, last)
+        if not (covered and self.gates.pass_all(first, last)):
+            self._want(op)
+        elif not self._beginning_generation:
             self._begin_generation(op.source)
 
     def _begin_generation(self, source: Tracker | None) -> None:

@@ -1,0 +1,196 @@
+"""Quick splits of a local pair: the third is the second of one instant, copied behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from controller.api import messages as m
+from controller.api.codes import Code
+from controller.link.transport import Peer
+from controller.volume.faulty import FaultRule
+from tests.integration.pairs.faults import Faults
+from tests.integration.pairs.states import refused
+from tests.rig import Running, chain, eventually, start_node, two_nodes, write
+
+S = m.PairState
+BLOCK = 4096
+SIZE = 4 << 20
+SLOW_BYTES_PER_S = 1 << 20
+
+QUICK = m.PairSplit(name="local", quick=True, label="now")
+
+
+async def parted(a: Running, b: Running, *, differing_bytes: int = 3 << 20) -> None:
+    """The third holds an old backup, from which the second differs in so much."""
+    await chain(a, b, SIZE)
+    await b.do("pair.split", m.PairSplit(name="local", label="old"))
+    for at in range(0, differing_bytes, 1 << 20):
+        await write(a.volume("first"), at, bytes([at >> 20 | 0x40]) * (1 << 20))
+
+
+async def slow(b: Running) -> None:
+    """From here on a copy to the third takes seconds."""
+    owner = b.node.pairs.get("local")
+    owner.record.rate_limit_bytes_per_s = SLOW_BYTES_PER_S
+
+
+async def copied(b: Running) -> None:
+    assert await eventually(lambda: not b.pair("local").behind, 20)
+
+
+async def test_a_split_pair_is_split_anew_without_being_in_sync(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as (a, b):
+        await parted(a, b)
+        await slow(b)
+        at_split = b.image("second")
+        outcome = await b.do("pair.split", QUICK)
+        info = b.pair("local")
+        assert outcome.verdict.value == "accepted"
+        assert (info.state, info.behind, info.split_label) == (S.PSUS, True, "now")
+        assert info.progress is not None
+        assert info.progress.left_bytes > 0
+        rng = Random(1)
+        for _ in range(40):
+            at = rng.randrange(SIZE // 512 - 8) * 512
+            await write(a.volume("first"), at, rng.randbytes(512 * rng.randint(1, 8)))
+        assert b.pair("local").behind, "the copy is slow: this was written before its end"
+        assert b.image("second") == a.image("first") != at_split
+        b.node.pairs.get("local").side.behind._cap._rate = None  # type: ignore[union-attr]
+        await copied(b)
+        assert b.image("third") == at_split
+        info = b.pair("local")
+        assert (info.state, info.behind, info.reason, info.progress) == (S.PSUS, False, "", None)
+        third = b.node.volumes.get("third").record
+        assert third.consistent
+        assert not list((tmp_path / "b").rglob("*.owed*"))
+        await b.do("pair.resync", m.PairResync(name="local"))
+        await b.until("local", S.PAIR)
+        assert b.image("third") == b.image("second")
+
+
+async def test_a_copy_that_runs_is_split(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as (a, b):
+        await parted(a, b)
+        await b.do(
+            "pair.resync", m.PairResync(name="local", rate_limit_bytes_per_s=SLOW_BYTES_PER_S)
+        )
+        await b.until("local", S.COPY)
+        await write(a.volume("first"), 2 << 20, b"mirrored" * 512)
+        at_split = b.image("second")
+        await b.do("pair.split", QUICK)
+        await write(a.volume("first"), 0, b"x" * (3 << 20))
+        await copied(b)
+        assert b.image("third") == at_split
+
+
+async def test_a_mark_splits_out_of_a_running_copy(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as (a, b):
+        await parted(a, b)
+        await b.do(
+            "pair.resync", m.PairResync(name="local", rate_limit_bytes_per_s=SLOW_BYTES_PER_S)
+        )
+        mark = m.BackupMark(remote_pair="remote", local_pair="local", label="b", number=7)
+        assert (await refused(a, "backup.mark", mark)).code is Code.WRONG_STATE
+        await a.do("backup.mark", mark.model_copy(update={"quick": True}))
+        at_split = a.image("first")
+        await write(a.volume("first"), 0, b"y" * (3 << 20))
+        info = b.pair("local")
+        assert (info.state, info.split_label, info.backup_number) == (S.PSUS, "b", 7)
+        await copied(b)
+        assert b.image("third") == at_split
+
+
+async def test_a_restart_goes_on_with_what_is_owed(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as (a, b):
+        await parted(a, b)
+        await slow(b)
+        at_split = b.image("second")
+        await b.do("pair.split", QUICK)
+        await write(a.volume("first"), 5 * BLOCK, b"z" * BLOCK)
+        assert b.pair("local").behind
+    again = await start_node(tmp_path / "b", "b", [Peer("a", "127.0.0.1", 1)])
+    try:
+        info = again.pair("local")
+        assert (info.state, info.behind, info.split_label) == (S.PSUS, True, "now")
+        second = again.volume("second")
+        assert second.gates
+        writing = asyncio.gather(
+            *(write(second, at, b"w" * BLOCK) for at in range(0, 3 << 20, 64 * BLOCK)),
+            return_exceptions=True,
+        )
+        await copied(again)
+        await writing
+        assert again.image("third") == at_split
+    finally:
+        await again.stop()
+
+
+async def test_a_quick_split_of_a_pair_in_sync_is_a_split(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as (a, b):
+        await chain(a, b, SIZE)
+        await b.do("pair.split", QUICK)
+        info = b.pair("local")
+        assert (info.state, info.behind) == (S.PSUS, False)
+
+
+async def test_what_is_being_copied_behind_is_no_source_and_no_view(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as (a, b):
+        await parted(a, b)
+        await slow(b)
+        await b.do("pair.split", QUICK)
+        back = m.PairResync(name="local", direction=m.Direction.REVERSE, force=True)
+        assert (await refused(b, "pair.resync", back)).code is Code.NOT_CONSISTENT
+        view = m.ViewOpen(volume="third", view="look")
+        assert (await refused(b, "view.open", view)).next_step
+        again = await b.do("pair.split", QUICK)
+        assert again.verdict.value == "no_op"
+        await b.do("pair.resync", m.PairResync(name="local"))
+        assert not b.pair("local").behind
+        await b.until("local", S.COPY)
+        assert not b.volume("second").gates
+
+
+async def test_a_remote_pair_is_not_split_quickly(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as (a, b):
+        await chain(a, b, SIZE)
+        await a.do("pair.split", m.PairSplit(name="remote"))
+        found = await refused(a, "pair.split", m.PairSplit(name="remote", quick=True))
+        assert found.code is Code.BAD_REQUEST
+
+
+async def test_a_third_written_by_hosts_is_not_discarded_silently(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as (a, b):
+        await chain(a, b, SIZE)
+        await b.do("pair.split", m.PairSplit(name="local", writable=True))
+        await write(b.volume("third"), 0, b"mine" * 1024)
+        found = await refused(b, "pair.split", QUICK)
+        assert found.code is Code.DIRECTION_NEEDED
+        assert b.pair("local").state is S.PSUS
+
+
+@pytest.mark.parametrize("where", ["second", "third"])
+async def test_a_disk_that_fails_gives_the_copy_up_and_writes_go_on(
+    tmp_path: Path, where: str
+) -> None:
+    faults = Faults()
+    async with two_nodes(tmp_path, wrap_b=faults.wrap) as (a, b):
+        await parted(a, b)
+        await slow(b)
+        await b.do("pair.split", QUICK)
+        call = "read" if where == "second" else "write"
+        faults.disk.rules(b.node.volumes.get(where).record.id, FaultRule(call, "fail"))
+        writing = asyncio.gather(
+            *(write(b.volume("second"), at, b"w" * BLOCK) for at in (BLOCK, 2 << 20)),
+            return_exceptions=True,
+        )
+        assert await eventually(lambda: b.pair("local").state is S.PSUE)
+        await writing
+        info = b.pair("local")
+        assert (info.behind, info.split_label) == (False, "")
+        assert not b.volume("second").gates
+        assert not b.node.volumes.get("third").record.consistent
+        assert not list((tmp_path / "b").rglob("*.owed*"))
