@@ -144,12 +144,14 @@ class Operator:
         finally:
             self.oracle.asking[named] -= 1
 
-    async def split(self, plan: PairPlan, *, writable: bool, at: Machine | None = None) -> Answered:
+    async def split(
+        self, plan: PairPlan, *, writable: bool, quick: bool = False, at: Machine | None = None
+    ) -> Answered:
         """Split a pair; what the S-VOL holds then is one instant of the P-VOL."""
         machine = at or self.oracle.machines[plan.p_machine]
         watch = self._begin_watch(plan)
         answer = await self.give(
-            machine, "pair.split", m.PairSplit(name=plan.name, writable=writable)
+            machine, "pair.split", m.PairSplit(name=plan.name, writable=writable, quick=quick)
         )
         if answer.done and watch is not None and not writable:
             self._check_instant(plan, watch, plan.s_machine, plan.s_volume)
@@ -229,17 +231,26 @@ class Operator:
         return await self.give(machine, "pair.delete", m.PairDelete(name=plan.name, force=force))
 
     async def mark(
-        self, remote: PairPlan, local: PairPlan, *, split_remote: bool = False
+        self,
+        remote: PairPlan,
+        local: PairPlan,
+        *,
+        split_remote: bool = False,
+        quick: bool = False,
     ) -> Answered:
         """Take a backup: split the local pair, or both, at one point of the remote stream."""
         machine = self.oracle.machines[remote.p_machine]
         watch = self._begin_watch(remote)
         params = m.BackupMark(
-            remote_pair=remote.name, local_pair=local.name, label="b", split_remote=split_remote
+            remote_pair=remote.name,
+            local_pair=local.name,
+            label="b",
+            split_remote=split_remote,
+            quick=quick,
         )
         answer = await self.give(machine, "backup.mark", params)
         if answer.done and watch is not None:
-            self._check_instant(remote, watch, local.s_machine, local.s_volume)
+            self._check_instant(remote, watch, local.s_machine, local.s_volume, behind=local)
             if split_remote:
                 self._check_instant(remote, watch, remote.s_machine, remote.s_volume)
         return answer
@@ -255,11 +266,20 @@ class Operator:
         return self.oracle.tick(), history.rebased
 
     def _check_instant(
-        self, plan: PairPlan, watch: tuple[int, int], s_machine: str, s_volume: str
+        self,
+        plan: PairPlan,
+        watch: tuple[int, int],
+        s_machine: str,
+        s_volume: str,
+        *,
+        behind: PairPlan | None = None,
     ) -> None:
         began, rebased = watch
         history = self.oracle.volumes[plan.p_machine, plan.p_volume].history
         frozen = self.oracle.volumes[s_machine, s_volume].frozen
+        local = None if behind is None else self.record(behind, m.Role.P_VOL)
+        if local is not None and local.behind:
+            frozen = self.oracle.quick.get(local.id)
         if history.rebased != rebased or frozen is None:
             return
         wrong = history.wrong_instant(frozen, began, self.oracle.tick())

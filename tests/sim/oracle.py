@@ -82,6 +82,8 @@ class Oracle:
     asking: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Commands under way that name a pair and a direction."""
     broke: list[Broken] = field(default_factory=list)
+    quick: dict[str, bytes] = field(default_factory=dict)
+    """By pair id: what the P-VOL held at the instant of its last quick split."""
     logs: dict[Key, tuple[int, IntentRecord | None]] = field(default_factory=dict)
     """What each log says on disk, with the version of the file."""
     watches: dict[tuple[str, Role], SideWatch] = field(default_factory=dict)
@@ -199,6 +201,7 @@ class Oracle:
             if not tracked.half:
                 break
             whole = record.state is PairState.PAIR and tracked.half == record.id
+            whole |= tracked.half == record.id and self._copied_behind(machine, record)
             if record.role is Role.P_VOL and record.goal == "mirror" and not whole:
                 # A link that went at the very end of a copy back leaves a whole P-VOL. A copy
                 # back of one pair ends what another pair's copy has begun.
@@ -208,7 +211,7 @@ class Oracle:
                 continue
             watch = self.watch_of_other(record)
             source = self.volumes.get(watch.key) if watch is not None else None
-            if source is not None and source.half:
+            if source is not None and source.half and record.state is not PairState.SSUS:
                 self.broken("L7", f"'{record.name}' is in sync with a half copied volume")
             tracked.half = ""
         if tracked.half and volume.access is not Access.NOT_READY:
@@ -216,6 +219,26 @@ class Oracle:
                 "L7",
                 f"{machine.name}/{volume.name} is half copied and {volume.access.value} to hosts",
             )
+
+    def _copied_behind(self, machine: Machine, record: PairRecord) -> bool:
+        """Law L11: at the end of the copy behind it, a quick split's S-VOL is its instant."""
+        leader = machine.node.pairs.find(record.name)
+        if (
+            record.role is Role.P_VOL
+            or record.state is not PairState.SSUS
+            or leader is None
+            or not leader.record.behind
+        ):
+            return False
+        self.event(f"quick split of '{record.name}': {record.volume} is whole")
+        at = laws.first_difference(machine.image_of(record.volume), self.quick[record.id])
+        if at is not None:
+            self.broken(
+                "L11",
+                f"'{record.name}' was split quickly, and {record.volume} is not what "
+                f"{record.other_volume} was then, at byte {at} (block {at // 4096})",
+            )
+        return True
 
     def look(self) -> None:
         """What can be seen at any time."""

@@ -119,7 +119,8 @@ class Quiet:
                 waited = self._waited.get(plan.name, 0) + 1
                 self._waited[plan.name] = waited
                 running = p.state in (m.PairState.COPY, m.PairState.RCPY)
-                if running or (waited % PATIENCE and p.state is m.PairState.PSUE):
+                by_itself = p.behind or p.state is m.PairState.PSUE
+                if running or (waited % PATIENCE and by_itself):
                     continue
                 if not (split_brain(p) and await self._resolved(plan)):
                     await self._resync(plan)

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from controller.api import messages as m
+from controller.pair.record import PairRecord
 from tests.sim.loop import Died
 from tests.sim.machine import Machine
 from tests.sim.operator import PARTED, Operator, PairPlan, split_brain
@@ -58,6 +59,9 @@ class Routine(Operator):
             at = self.oracle.machines[plan.s_machine]
         if record is None:
             await self.create_pair(plan)
+        elif plan.kind is m.PairKind.LOCAL and rng.random() < self.habits.quick:
+            if not record.behind or rng.random() < 0.1:
+                await self._quick(plan, record.state)
         elif record.state is m.PairState.PAIR:
             if rng.random() < self.habits.mark and all(map(self.in_pair, self.plans[:2])):
                 await self.mark(self.plans[0], self.plans[1])
@@ -67,25 +71,40 @@ class Routine(Operator):
             elif rng.random() >= self.habits.patience:
                 await self.split(plan, writable=rng.random() < 0.5, at=at)
         elif record.state in PARTED:
-            if rng.random() < 0.15:
-                await self.split(plan, writable=rng.random() < 0.5, at=at)
-            elif rng.random() < 0.1 or split_brain(record):
-                await self.resolve(plan, discard_p=rng.random() < 0.5, at=at)
-            else:
-                reverse = rng.random() < 0.35
-                full, force = rng.random() < 0.1, rng.random() < 0.7
-                limited = rng.random() < self.habits.rate_limit
-                await self.resync(
-                    plan,
-                    reverse=reverse,
-                    full=full,
-                    force=force,
-                    limited=limited,
-                    named=rng.random() < 0.6,
-                    at=at,
-                )
+            await self._parted(plan, record, at)
         elif rng.random() < 0.2:
             await self.resync(plan, reverse=rng.random() < 0.5)
+
+    async def _parted(self, plan: PairPlan, record: PairRecord, at: Machine | None) -> None:
+        """What there is to do with a pair that is split, or was parted."""
+        rng = self.rng
+        if rng.random() < 0.15:
+            await self.split(plan, writable=rng.random() < 0.5, at=at)
+        elif rng.random() < 0.1 or split_brain(record):
+            await self.resolve(plan, discard_p=rng.random() < 0.5, at=at)
+        else:
+            reverse = rng.random() < 0.35
+            full, force = rng.random() < 0.1, rng.random() < 0.7
+            limited = rng.random() < self.habits.rate_limit
+            await self.resync(
+                plan,
+                reverse=reverse,
+                full=full,
+                force=force,
+                limited=limited,
+                named=rng.random() < 0.6,
+                at=at,
+            )
+
+    async def _quick(self, plan: PairPlan, state: m.PairState) -> None:
+        """A quick split, out of a split or a copy; often one that is slow."""
+        rng = self.rng
+        if state is m.PairState.PAIR:
+            await self.split(plan, writable=False)
+            await asyncio.sleep(rng.uniform(0, 1))
+        if state is not m.PairState.COPY and rng.random() < 0.5:
+            await self.resync(plan, reverse=False, named=rng.random() < 0.6, limited=True)
+        await self.split(plan, writable=rng.random() < 0.2, quick=True)
 
     async def _look(self) -> None:
         machine = self.rng.choice(list(self.oracle.machines.values()))
@@ -117,16 +136,17 @@ class Routine(Operator):
     async def backup(self) -> None:
         """A backup: what is split follows again, and when both pairs are in sync, the mark."""
         remote, local = self.plans[:2]
+        quick = self.rng.random() < self.habits.quick
         if self.rng.random() < 0.7:
             for plan in (remote, local):
                 record = self.record(plan, m.Role.P_VOL)
                 if record is not None and record.state in PARTED:
                     await self.resync(plan, reverse=False)
             for _ in range(40):
-                if self.in_pair(remote) and self.in_pair(local):
+                if self.in_pair(remote) and (quick or self.in_pair(local)):
                     break
                 await asyncio.sleep(0.1)
-        await self.mark(remote, local, split_remote=self.rng.random() < 0.3)
+        await self.mark(remote, local, split_remote=self.rng.random() < 0.3, quick=quick)
 
     async def restore(self) -> None:
         """A whole restore: second from third, then first from second (law L6)."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from controller.api.messages import PairState, Role
+from controller.pair.asked import Asked
+from controller.pair.owner import PairOwner
 from controller.pair.side import PairSide
 from controller.volume.bitmap import block_range
 from targets.lun import Access
@@ -40,6 +42,11 @@ class SideWatch:
         taken.on_write, taken.on_discard = self._written, self._discarded
         taken.begin_generation = self._generation_begun
         taken.bitmap.clear = self._cleared
+
+        if isinstance(side.events, PairOwner):
+            self._quick_begin = side.events.quick.begin
+            quick: Any = side.events.quick
+            quick.begin = self._quickly_split
 
     @property
     def runs(self) -> bool:
@@ -127,7 +134,8 @@ class SideWatch:
     def _cleared(self, first: int, count: int) -> None:
         """Law L2: what a copy has brought is flushed there before a bit is cleared."""
         record = self.side.record
-        if record.state in COPYING and self.side.copier is not None:
+        behind = self.side.behind is not None
+        if behind or (record.state in COPYING and self.side.copier is not None):
             watch = self._oracle.watch_of_other(record)
             block = watch.unflushed(first, count) if watch is not None else None
             if block is not None:
@@ -137,6 +145,16 @@ class SideWatch:
                     "has not flushed",
                 )
         self._clear(first, count)
+
+    def _quickly_split(self, asked: Asked) -> str:
+        """Keep what the P-VOL holds at the instant of a quick split (law L11)."""
+        refusal = self._quick_begin(asked)
+        if not refusal:
+            self._oracle.quick[self.side.record.id] = bytes(self._image.live)
+            self._oracle.event(
+                f"quick split of '{self.side.record.name}': {len(self.side.bitmap)} blocks are owed"
+            )
+        return refusal
 
     def _generation_begun(self, generation: str) -> None:
         """Law L8: the first write begins a generation, and nothing else does."""

@@ -25,6 +25,8 @@ class Habits:
     """Two operators work at the same time."""
     mark: float = 0.12
     """A backup is taken."""
+    quick: float = 0.0
+    """A local pair is split quickly, whatever state it is in."""
     patience: float = 0.0
     """A pair in PAIR is left alone."""
     haste: float = 0.0
@@ -109,6 +111,7 @@ def draw_weather(rng: Random) -> Weather:
             patience=rng.choice((0.0, 0.8)),
             haste=rng.choice((0.0, 0.0, 0.3)),
             overlap=rng.random() < 0.4,
+            quick=rng.choice((0.0, 0.2, 0.6)),
         ),
         data=data,
         meta=meta,
