@@ -107,6 +107,30 @@ async def _marked_only(steps: Steps) -> None:
     await steps.write(9)
 
 
+async def _third_behind(steps: Steps) -> None:
+    await steps.split("local")
+    for block in (14, 9, 6, 2):
+        await steps.write(block)
+    await steps.settle()
+
+
+async def _quick(steps: Steps) -> None:
+    await steps.split("local", quick=True)
+    for block in (15, 9, 2):
+        await steps.write(block)
+    await steps.until("local", PSUS)
+    await steps.settle()
+
+
+async def _quick_under_writes(steps: Steps) -> None:
+    steps.meanwhile(steps.write(6))
+    steps.meanwhile(steps.split("local", quick=True))
+    for block in (14, 3):
+        steps.meanwhile(steps.write(block))
+    await steps.until("local", PSUS)
+    await steps.settle()
+
+
 async def _view(steps: Steps) -> None:
     await steps.give("b", "view.open", m.ViewOpen(volume="third", view="view"))
     await steps.write_view(3)
@@ -142,5 +166,19 @@ SCENARIOS = [
     Scenario("split-cut", "a cut while a split is under way", _split_cut),
     Scenario("mark", "a backup's mark between writes", _marked, LOCAL),
     Scenario("mark-under-writes", "a mark among writes under way", _marked_under_writes, LOCAL),
+    Scenario(
+        "quick-split",
+        "a quick split of a local pair, and writes to what it owes",
+        _quick,
+        LOCAL,
+        before=_third_behind,
+    ),
+    Scenario(
+        "quick-split-under-writes",
+        "the same among writes under way",
+        _quick_under_writes,
+        LOCAL,
+        before=_third_behind,
+    ),
     Scenario("view", "a view of the third: open, write, close", _view, LOCAL, before=_marked_only),
 ]

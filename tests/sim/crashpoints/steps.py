@@ -125,7 +125,12 @@ class Steps:
         return answer
 
     async def split(
-        self, pair: str = "remote", *, writable: bool = False, answered: bool = True
+        self,
+        pair: str = "remote",
+        *,
+        writable: bool = False,
+        quick: bool = False,
+        answered: bool = True,
     ) -> None:
         """Split, and hold the S-VOL against the instant even when no answer comes."""
         self._next()
@@ -134,7 +139,7 @@ class Steps:
         began = self.world.oracle.tick() if pair == "remote" else -1
         under_way = (plan, began, plan.s_machine, plan.s_volume)
         self.world.judge.splits.append(under_way)
-        answer = await self.world.operator.split(plan, writable=writable)
+        answer = await self.world.operator.split(plan, writable=writable, quick=quick)
         if not self.world.over:
             self.world.judge.splits.remove(under_way)
         if answered:

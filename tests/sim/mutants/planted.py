@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.sim.mutants import copied, mirrored, recorded, served
+from tests.sim.mutants import behind, copied, mirrored, recorded, served
 from tests.sim.mutants.plant import Mutant
 
 MUTANTS: list[Mutant] = [
@@ -10,4 +10,5 @@ MUTANTS: list[Mutant] = [
     *copied.MUTANTS,
     *mirrored.MUTANTS,
     *served.MUTANTS,
+    *behind.MUTANTS,
 ]

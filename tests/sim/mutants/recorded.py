@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import controller.pair.side as side_module
+import controller.pairs as pairs_module
 import controller.volume.bitmap_file as bitmap_file_module
 import controller.volume.slots as slots_module
+from controller.pair.owner import PairOwner
 from controller.pair.side import PairSide
-from controller.pairs import Pairs
 from controller.volume.bitmap import BLOCK_BYTES
 from controller.volume.bitmap_file import BitmapFile
 from controller.volume.intent import HotExtents, IntentLog
@@ -34,10 +35,10 @@ def _bits_not_saved() -> list[Patch]:
 
 
 def _hot_taken_as_clean() -> list[Patch]:
-    async def recover(_pairs: Pairs, _shelved: object) -> None:
+    async def recover(_shelved: object, _owners: object) -> None:
         return
 
-    return [(Pairs, "_recover", recover)]
+    return [(pairs_module, "recover", recover)]
 
 
 def _written_before_intent() -> list[Patch]:
@@ -110,13 +111,13 @@ def _bitmap_not_flushed() -> list[Patch]:
 
 
 def _missing_log_is_clean() -> list[Patch]:
-    real = Pairs._recover
+    real = pairs_module.recover
 
-    async def recover(pairs: Pairs, shelved: Shelved) -> None:
+    async def recover(shelved: Shelved, owners: list[PairOwner]) -> None:
         if shelved.hot_at_start is not None:
-            await real(pairs, shelved)
+            await real(shelved, owners)
 
-    return [(Pairs, "_recover", recover)]
+    return [(pairs_module, "recover", recover)]
 
 
 def _damaged_page_is_clean() -> list[Patch]:
