@@ -164,7 +164,8 @@ async def wait_for_pair(
 
 def _has(pair: m.PairInfo | None, wanted: m.PairState, ref: Ref) -> bool:
     if pair is not None:
-        return pair.state is wanted
+        # A quick split has ended when everything is copied behind it.
+        return pair.state is wanted and not pair.behind
     if wanted is m.PairState.SMPL:
         return True
     raise RejectedError(

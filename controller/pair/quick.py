@@ -244,6 +244,7 @@ class QuickSplit:
 
     def _release(self) -> None:
         self._owner.services.release(self._side)
+        self._owner.services.changed(self._side)
 
     # ------------------------------------------------------------ after a restart
 

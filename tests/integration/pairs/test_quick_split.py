@@ -39,7 +39,7 @@ async def slow(b: Running) -> None:
 
 
 async def copied(b: Running) -> None:
-    assert await eventually(lambda: not b.pair("local").behind, 20)
+    assert await eventually(lambda: not b.pair("local").behind)
 
 
 async def test_a_split_pair_is_split_anew_without_being_in_sync(tmp_path: Path) -> None:
@@ -181,13 +181,14 @@ async def test_a_disk_that_fails_gives_the_copy_up_and_writes_go_on(
         await parted(a, b)
         await slow(b)
         await b.do("pair.split", QUICK)
-        call = "read" if where == "second" else "write"
-        faults.disk.rules(b.node.volumes.get(where).record.id, FaultRule(call, "fail"))
+        rule = FaultRule("read" if where == "second" else "write", "fail")
+        faults.disk.rules(b.node.volumes.get(where).record.id, rule)
         writing = asyncio.gather(
             *(write(b.volume("second"), at, b"w" * BLOCK) for at in (BLOCK, 2 << 20)),
             return_exceptions=True,
         )
         assert await eventually(lambda: b.pair("local").state is S.PSUE)
+        await copied(b)
         await writing
         info = b.pair("local")
         assert (info.behind, info.split_label) == (False, "")

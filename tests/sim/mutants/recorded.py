@@ -7,6 +7,7 @@ from typing import Any
 
 import controller.pair.side as side_module
 import controller.pairs as pairs_module
+import controller.recovery as recovery_module
 import controller.volume.bitmap_file as bitmap_file_module
 import controller.volume.slots as slots_module
 from controller.pair.owner import PairOwner
@@ -111,7 +112,7 @@ def _bitmap_not_flushed() -> list[Patch]:
 
 
 def _missing_log_is_clean() -> list[Patch]:
-    real = pairs_module.recover
+    real = recovery_module.recover
 
     async def recover(shelved: Shelved, owners: list[PairOwner]) -> None:
         if shelved.hot_at_start is not None:
