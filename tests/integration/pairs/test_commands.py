@@ -38,7 +38,7 @@ from tests.rig import (
 S = m.PairState
 
 EITHERS = [command for command in Command if command is not Command.TAKEOVER]
-"""What either controller may be asked. Takeovers and swaps have tests of their own."""
+"""What either controller may be asked. Takeovers, swaps and quick splits have tests of their own."""
 STATES = [S.SMPL, S.COPY, S.PAIR, S.PSUS, S.PSUE, S.RCPY]
 
 
@@ -47,6 +47,8 @@ async def give(node: Running, command: Command) -> Outcome:
         return await node.do("pair.create", remote_pair())
     if command is Command.SPLIT:
         return await node.do("pair.split", m.PairSplit(name="remote"))
+    if command is Command.QUICK:
+        return await node.do("pair.split", m.PairSplit(name="remote", quick=True))
     if command is Command.DELETE:
         return await node.do("pair.delete", m.PairDelete(name="remote"))
     if command is Command.SWAP:
@@ -86,7 +88,8 @@ ACCEPTED = [
     (state, command)
     for state in STATES
     for command in EITHERS
-    if command is not Command.SWAP and COMMANDS[state, command].verdict is Verdict.ACCEPTED
+    if command not in (Command.SWAP, Command.QUICK)
+    and COMMANDS[state, command].verdict is Verdict.ACCEPTED
 ]
 
 
