@@ -38,7 +38,7 @@ from tests.rig import (
 S = m.PairState
 
 EITHERS = [command for command in Command if command is not Command.TAKEOVER]
-"""What either controller may be asked. Takeovers, swaps and quick splits have tests of their own."""
+"""What either controller may be asked. Takeovers, swaps, quick splits have tests of their own."""
 STATES = [S.SMPL, S.COPY, S.PAIR, S.PSUS, S.PSUE, S.RCPY]
 
 
