@@ -240,9 +240,11 @@ class Pairs:
         self._catalogue.contents.pairs.append(record)
         try:
             await self._catalogue.commit()
-        finally:
-            # Also where that failed: whoever asks this side for something gets an answer.
+        except (Exception, asyncio.CancelledError):
+            # Whoever asks this side for something gets an answer.
             owner.start()
+            raise
+        owner.start()
         return owner
 
     def connect_local(self, name: str) -> None:
