@@ -61,7 +61,13 @@ class QuickSplit:
         if record.state is not PairState.COPY:
             await self._leader.resync(Asked(Command.RESYNC), automatic=False)
         begun: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        side.volume.barrier(lambda: begun.set_result(self.begin(asked)))
+
+        def instant() -> None:
+            # Not for a controller that stops: nobody would make it durable.
+            if not begun.done():
+                begun.set_result(self.begin(asked))
+
+        side.volume.barrier(instant)
         refusal = await begun
         if refusal:
             raise RejectedError(Code.WRONG_STATE, refusal, f"trilun pair show {record.name}")

@@ -222,12 +222,10 @@ class Oracle:
 
     def _copied_behind(self, machine: Machine, record: PairRecord) -> bool:
         """Law L11: at the end of the copy behind it, a quick split's S-VOL is its instant."""
-        leader = machine.node.pairs.find(record.name)
         if (
             record.role is Role.P_VOL
             or record.state is not PairState.SSUS
-            or leader is None
-            or not leader.record.behind
+            or record.id not in self.quick
         ):
             return False
         self.event(f"quick split of '{record.name}': {record.volume} is whole")

@@ -78,7 +78,10 @@ class SideWatch:
         other = self._oracle.watch_of_other(record)
         if tracked is None or not side.sinking or record.state not in COPYING:
             return self._image.last_sequence
-        if copy or len(side.bitmap) or (other is not None and len(other.side.bitmap)):
+        # What a lost connection still carries comes in order: bits set since it was lost are for
+        # the next one to bring.
+        lacks = other is not None and other.side.channel is not None and len(other.side.bitmap)
+        if copy or len(side.bitmap) or lacks:
             tracked.half = record.id
             self._nobody_relies_on(key)
         return self._image.last_sequence
