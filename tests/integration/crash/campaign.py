@@ -291,9 +291,14 @@ def _not_begun(pairs: Pairs) -> bool:
         or (
             pairs["remote@ctl1"].state is S.PSUS
             and pairs["remote@ctl2"].state is S.PSUE
-            and all("resync" in pairs[f"remote@{node}"].next_step for node in ("ctl1", "ctl2"))
+            and all(_is_named(pairs[f"remote@{node}"].next_step) for node in ("ctl1", "ctl2"))
         )
     )
+
+
+def _is_named(next_step: str) -> bool:
+    """Whether it says what brings the pair in sync: where both sides were written, who gives up."""
+    return "pair resync" in next_step or "pair resolve" in next_step
 
 
 def _marked(pairs: Pairs) -> bool:

@@ -59,3 +59,36 @@ async def test_a_resync_that_died_before_it_began_has_a_next_step(tmp_path: Path
     finally:
         await a.stop()
         await b.stop()
+
+
+async def test_where_both_sides_were_written_it_says_so_and_may_be_asked_again(
+    tmp_path: Path,
+) -> None:
+    a, b = await start(tmp_path)
+    await chain(a, b)
+    await a.do("pair.split", m.PairSplit(name="remote", writable=True))
+    await b.until("remote", S.SSUS)
+    await write(a.volume("first"), 0, b"1" * BLOCK)
+    await write(b.volume("second"), BLOCK, b"2" * BLOCK)
+    asked = m.PairResync(name="remote", direction=m.Direction.FORWARD)
+    copying = asyncio.create_task(a.do("pair.resync", asked))
+    while b.pair("remote").state is S.SSUS:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    assert a.pair("remote").state is S.PSUS
+    port = b.node.link_port
+    await a.crash()
+    await b.crash()
+    with contextlib.suppress(RejectedError):
+        await copying
+    a, b = await start(tmp_path, port)
+    try:
+        await eventually(lambda: "pair resolve" in a.pair("remote").next_step)
+        await eventually(lambda: "pair resolve" in b.pair("remote").next_step)
+        await a.do("pair.resync", asked)
+        for node in (a, b):
+            await node.until("remote", S.PAIR)
+        await b.until("local", S.PAIR)
+        assert a.image("first") == b.image("second") == b.image("third")
+    finally:
+        await a.stop()
+        await b.stop()
