@@ -247,8 +247,11 @@ class CopyBehind:
         if not self.active or self._discharging or self._reading or self._wanted or not due:
             return
         if not self._batch:
-            self._hurry = False
-            if not len(self._todo) and not self.ended:
+            if len(self._todo):
+                # What a write hurried for has been flushed meanwhile: on with the rest.
+                self._hurry = False
+                self._again(0)
+            elif not self.ended:
                 self.ended = True
                 self._done()
             return

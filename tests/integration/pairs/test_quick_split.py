@@ -72,6 +72,24 @@ async def test_a_split_pair_is_split_anew_without_being_in_sync(tmp_path: Path) 
         assert b.image("third") == b.image("second")
 
 
+async def test_a_write_that_waits_for_what_is_being_flushed_stalls_nothing(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as (a, b):
+        await parted(a, b)
+        await slow(b)
+        at_split = b.image("second")
+        await b.do("pair.split", QUICK)
+        behind = b.node.pairs.get("local").side.behind
+        assert behind is not None
+        behind.want(0, BLOCK)
+        while not behind._discharging:  # noqa: ASYNC110 - each turn of the loop counts
+            await asyncio.sleep(0)
+        behind.want(0, BLOCK)
+        await eventually(lambda: not behind._discharging)
+        behind._cap._rate = None
+        await copied(b)
+        assert b.image("third") == at_split
+
+
 async def test_a_copy_that_runs_is_split(tmp_path: Path) -> None:
     async with two_nodes(tmp_path) as (a, b):
         await parted(a, b)
