@@ -20,7 +20,7 @@ from controller.group_commands import GroupCommands
 from controller.outcome import Outcome, done, no_op
 from controller.pair_commands import ACCEPT, PASSED_ON, PairCommands
 from controller.stillness import changing_pair
-from controller.volume.store import StoreError
+from controller.volume.store import Image, StoreError
 
 if TYPE_CHECKING:
     from controller.node import Node
@@ -111,20 +111,25 @@ class Commands:
         return done(f"volume '{params.name}' is deleted", info)
 
     async def _view_open(self, params: m.ViewOpen) -> Outcome:
-        shelved, opened = await self._node.volumes.open_view(params, self._check_still)
+        shelved, opened = await self._node.volumes.open_view(params, self._image_of)
         self._node.changed(shelved.volume)
         info = self._node.volume_info(params.view)
         text = f"view '{params.view}' of '{params.volume}'"
         return done(f"{text} is open", info) if opened else no_op(f"{text} is open already", info)
 
-    def _check_still(self, volume: str) -> None:
-        changing = changing_pair([owner.record for owner in self._node.pairs.of_volume(volume)])
+    def _image_of(self, volume: str) -> Image | None:
+        pairs = self._node.pairs
+        early = pairs.early_image(volume)
+        changing = changing_pair(
+            [owner.record for owner in pairs.of_volume(volume)], early=early is not None
+        )
         if changing is not None:
             raise RejectedError(
                 Code.WRONG_STATE,
                 f"'{volume}' changes: pair '{changing.name}' is in {changing.state}",
                 "a view needs the S-VOL of a split pair: take a backup first",
             )
+        return early
 
     async def _view_close(self, params: m.Named) -> Outcome:
         known = {shelved.record.name for shelved in self._node.volumes.all()}

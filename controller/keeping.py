@@ -33,15 +33,17 @@ class Keeping:
     async def _keep(self, asked: m.BackupSettle) -> Verdict:
         owners = [self._check_held(name, asked.instant) for name in asked.local_pairs]
         records = [owner.record for owner in owners]
-        if not any(record.guarded for record in records):
+        # An operator may have split some of them by hand meanwhile: they have no label yet.
+        if all(not record.guarded and record.label == asked.label for record in records):
             return Verdict.NO_OP
+        before = [(record.guarded, record.label, record.reason) for record in records]
         for record in records:
             record.guarded, record.label, record.reason = False, asked.label, ""
         try:
             await self._catalogue.commit()
         except StoreError:
-            for record in records:
-                record.guarded, record.label, record.reason = True, "", UNKEPT
+            for record, was in zip(records, before, strict=True):
+                record.guarded, record.label, record.reason = was
             raise
         finally:
             self._show(owners)

@@ -1,6 +1,7 @@
 """Copies behind quick splits, from a controller's start to its stop.
 
-Owns when the gate before a P-VOL's writes is put up and taken away, and the files of what is owed.
+Owns when the gate before a P-VOL's writes is put up and taken away, the files of what is owed, and
+whether the S-VOL's store may share blocks.
 Must not decide what becomes of a split: its owner does (`controller.pair.quick`).
 """
 
@@ -14,7 +15,7 @@ from collections.abc import Iterable
 from controller.pair.owner import PairOwner
 from controller.pair.side import PairSide
 from controller.volume.owed import OwedBlocks, remove_owed
-from controller.volume.store import Disk, StoreError, reached
+from controller.volume.store import Disk, SharingStore, StoreError, reached
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,12 @@ async def take_up_owed(disk: Disk, owner: PairOwner) -> None:
         remove_owed(disk, side.record.id)
         return
     owner.quick.shut().owed = owed
+
+
+def sharing_store(target: PairSide) -> SharingStore | None:
+    """The S-VOL's store, where it is of a kind that may share blocks."""
+    store = target.volume.store
+    return store if isinstance(store, SharingStore) else None
 
 
 async def stop_behind(sides: Iterable[PairSide]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from controller.api import messages as m
 from controller.api.codes import Code, Verdict
 from controller.api.errors import RejectedError
+from controller.marked import marked_in
 from controller.outcome import Outcome, done, no_op
 from controller.pair import messages as msg
 from controller.pair.asked import Asked
@@ -56,8 +57,21 @@ class PairCommands:
             "pair.delete": self._delete,
             "pair.takeover": self._takeover,
             "pair.swap": self._swap,
+            "pair.changed": self._changed,
             "backup.mark": self._backup_mark,
         }
+
+    async def _changed(self, params: m.PairChanged) -> Outcome:
+        sides = [owner.side for owner in self._node.pairs.sides(params.name)]
+        looked_at = self._node.volumes.get(params.view).view_of
+        s_volumes = [side.record.volume for side in sides if side.record.role is m.Role.S_VOL]
+        if looked_at not in s_volumes:
+            raise RejectedError(
+                Code.WRONG_STATE,
+                f"'{params.view}' is no view of the S-VOL of '{params.name}'",
+                "open one first",
+            )
+        return done("", marked_in([side.bitmap for side in sides], params.ranges))
 
     async def _create(self, params: m.PairCreate) -> Outcome:
         node = self._node

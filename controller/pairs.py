@@ -17,7 +17,7 @@ from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from controller.catalogue import Catalogue
 from controller.marks import mark_local, unmark_local
-from controller.owing import close_owed, release, stop_behind, take_up_owed
+from controller.owing import close_owed, release, sharing_store, stop_behind, take_up_owed
 from controller.pair import messages as msg
 from controller.pair.copier import Clock
 from controller.pair.local import LocalChannel
@@ -29,7 +29,7 @@ from controller.volume.bitmap import BLOCK_BYTES, DirtyBitmap
 from controller.volume.bitmap_file import BitmapFile, file_bytes
 from controller.volume.owed import OwedBlocks
 from controller.volume.slots import CorruptError
-from controller.volume.store import Disk, StoreError, finished
+from controller.volume.store import Disk, Image, SharingStore, StoreError, finished
 from controller.volumes import Volumes
 
 log = logging.getLogger(__name__)
@@ -89,6 +89,11 @@ class Pairs:
             )
         return owner
 
+    def sides(self, name: str) -> list[PairOwner]:
+        """The sides of a pair that are here; RejectedError when none is."""
+        self.get(name)
+        return [owner for (each, _), owner in self._owners.items() if each == name]
+
     def local(self, name: str) -> PairOwner | None:
         """The P-VOL's side of a local pair, None where there is none."""
         owner = self._owners.get((name, m.Role.P_VOL))
@@ -109,6 +114,14 @@ class Pairs:
     def of_peer(self, peer: str) -> list[PairOwner]:
         """Every side whose other side is at a peer."""
         return [owner for owner in self._owners.values() if owner.record.peer == peer]
+
+    def early_image(self, volume: str) -> Image | None:
+        """What a quick split makes of its S-VOL, where that is still being copied."""
+        for owner in self.of_volume(volume):
+            if owner.record.role is m.Role.S_VOL and owner.record.state is m.PairState.COPY:
+                leader = self.local(owner.record.name)
+                return None if leader is None else leader.quick.early_image(owner.side)
+        return None
 
     # ------------------------------------------------------------ start and stop
 
@@ -338,6 +351,10 @@ class Pairs:
     async def owe(self, side: PairSide) -> OwedBlocks:
         """All that is marked now."""
         return await OwedBlocks.create(self._meta_disk, side.record.id, side.bitmap)
+
+    def shares(self, side: PairSide) -> SharingStore | None:
+        """The S-VOL's store, where it is of a kind that can."""
+        return sharing_store(self._owners[side.record.name, m.Role.S_VOL].side)
 
     def release(self, side: PairSide) -> None:
         """No write waits for a copy behind a split any more."""

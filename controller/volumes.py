@@ -22,7 +22,7 @@ from controller.volume.losses import opened
 from controller.volume.metadata import Metadata, create_metadata, metadata_file, open_metadata
 from controller.volume.overlay import OverlayStore
 from controller.volume.services import VolumeServices
-from controller.volume.store import BlockStore, Disk, StoreError, StoreFault, finished
+from controller.volume.store import BlockStore, Disk, Image, StoreError, StoreFault, finished
 from controller.volume.superblock import Identity, IntentSettings
 from controller.volume.volume import Volume
 from targets.lun import LunIdentity
@@ -287,17 +287,18 @@ class Volumes:
     # ------------------------------------------------------------ views
 
     async def open_view(
-        self, asked: m.ViewOpen, check_still: Callable[[str], None]
+        self, asked: m.ViewOpen, image_of: Callable[[str], Image | None]
     ) -> tuple[Shelved, bool]:
         """Open a throw-away copy-on-write view of a volume (law L13).
 
-        `check_still` raises RejectedError when the volume's content may change just now.
+        `image_of` raises RejectedError when the volume's content may change just now, and knows
+        what the view reads where that is not the volume's store alone.
         """
         async with self._making:
-            return await self._open_view(asked, check_still)
+            return await self._open_view(asked, image_of)
 
     async def _open_view(
-        self, asked: m.ViewOpen, check_still: Callable[[str], None]
+        self, asked: m.ViewOpen, image_of: Callable[[str], Image | None]
     ) -> tuple[Shelved, bool]:
         base = self.get(asked.volume)
         existing = self._shelf.get(asked.view)
@@ -309,8 +310,8 @@ class Volumes:
             raise RejectedError(Code.BAD_REQUEST, f"'{asked.volume}' is a view itself")
         if base.leaving:
             raise RejectedError(Code.IN_USE, f"volume '{asked.volume}' is being deleted")
-        check_still(asked.volume)
-        if not base.record.consistent or not base.record.healthy:
+        image = image_of(asked.volume)
+        if not base.record.healthy or not (base.record.consistent or image is not None):
             raise RejectedError(
                 Code.NOT_CONSISTENT,
                 f"'{asked.volume}' is not one point in time",
@@ -336,7 +337,7 @@ class Volumes:
             size_bytes=base.record.size_bytes,
             generation=base.record.generation,
         )
-        store = OverlayStore(base.volume.store, delta)
+        store = OverlayStore(image or base.volume.store, delta)
         shelved = self._shelve(record, store, None, view_of=asked.volume)
         self._exporter.offer(shelved.iqn, shelved.volume)
         await self._exporter.ready(shelved.iqn)

@@ -120,6 +120,7 @@ class Agent:
             "quiesce": params.quiesce,
             "keep": params.keep,
             "split_remote": params.split_remote,
+            "quick": params.quick,
         }
         info, new = await self._jobs.begin(m.JobKind.BACKUP, data_set, request.id, job_params)
         return _answer(info, new, f"job {info.id} has begun", f"job {info.id} is that request's")

@@ -62,11 +62,13 @@ PATIENCE_S = 60.0
 """How long a node or broker that is away is waited for before a job's command fails."""
 SHORT_CALL_S = 30.0
 LONG_CALL_S = 330.0
-"""For what unmounts or mounts at the other end, journal replay included."""
+"""For what unmounts, mounts or writes out at the other end, journal replay included."""
 STATUS_EVERY_S = 5.0
 LIVE_KEYS = frozenset({"log.level", "log.format"})
 """What SIGHUP takes over."""
-LONG_VERBS = frozenset({"fs.release", "fs.reclaim", "fs.freeze", "backup.mark", "group.mark"})
+LONG_VERBS = frozenset(
+    {"fs.release", "fs.reclaim", "fs.freeze", "fs.extents", "backup.mark", "group.mark"}
+)
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 

@@ -20,7 +20,7 @@ from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from hostagent.attach.attacher import address_of
 from hostagent.config import DataSetConfig
-from hostagent.errors import HostError
+from hostagent.errors import FinalError, HostError
 from hostagent.filesystem.freezing import Freeze, thaw, write_out
 from hostagent.filesystem.mounts import find_mount
 from hostagent.filesystem.stopped import as_stopped
@@ -47,6 +47,11 @@ class _First:
     freeze: Freeze | None = None
     detail: str = ""
     task: asyncio.Task[None] | None = None
+
+    @property
+    def tried_for(self) -> bool:
+        """Whether mounting it is tried again and again."""
+        return self.task is not None and not self.task.done()
 
     @property
     def key(self) -> str:
@@ -92,8 +97,7 @@ class FirstVolumeKeeper:
             if first.frozen:
                 await self._thaw_left_over(first)
             if first.config.mount_at_start and not first.released_for:
-                name = f"mount {first.config.name}"
-                first.task = asyncio.create_task(self._mount_at_start(first), name=name)
+                self._mount_soon(first)
 
     async def stop(self) -> None:
         """Thaw, then unmount and detach whatever isn't busy; busy file systems stay mounted."""
@@ -128,34 +132,41 @@ class FirstVolumeKeeper:
                 )
             if not again:
                 # Said before it is done: an agent that dies in between must not mount it again.
-                first.remount = await self._mounted(first) or first.config.mount_at_start
+                mounted = await self._mounted(first) or first.tried_for
+                first.remount = mounted or first.config.mount_at_start
                 first.released_for = job
                 await self._save(first)
             try:
                 await self._databases.stop_all(data_set, job, force=force)
                 await self._blocking.run(self._volumes.unmount, first.key, force=force)
             except (HostError, OSError) as exc:
-                if not again:
-                    first.released_for = ""
-                    await self._save(first)
-                await self._databases.recover(data_set, job, check=False)
-                self.raise_if_stopped(data_set, exc)
+                stopped = as_stopped(exc, first.config.mountpoint, first.config.host1)
+                await self._take_back(first, job, lost=isinstance(stopped or exc, FinalError))
+                if stopped is not None:
+                    raise stopped from exc
                 raise
             return await self._show(first), not again
 
     async def reclaim(self, data_set: str, job: str) -> tuple[m.HostFs, bool]:
-        """Attach and mount again after a job; False when it wasn't released."""
+        """Attach and mount again after a job; False when it wasn't released.
+
+        Where that fails it is tried again, whatever becomes of the job: the volume is the host's
+        from here on.
+        """
         first = self._find(data_set)
         async with first.lock:
-            if not first.released_for:
-                return await self._show(first), False
-            if first.released_for != job:
+            released = bool(first.released_for)
+            if released and first.released_for != job:
                 raise _released_for_another(first)
-            if first.remount:
-                await self._mount(first)
-            first.released_for = ""
-            await self._save(first)
-            return await self._show(first), True
+            try:
+                if (released and first.remount) or first.tried_for:
+                    await self._mount(first)
+            except (RejectedError, OSError) as exc:
+                self._mount_soon(first, exc)
+                await self._given_back(first)
+                raise
+            await self._given_back(first)
+            return await self._show(first), released
 
     async def freeze(self, wanted: dict[str, float]) -> dict[str, list[m.DatabaseInfo]]:
         """Prepare the databases of these data sets, then freeze all of them; all or none.
@@ -238,6 +249,24 @@ class FirstVolumeKeeper:
 
     # -- with the lock held
 
+    async def _take_back(self, first: _First, job: str, *, lost: bool) -> None:
+        """A release has failed: all is as it was, or will be as soon as it can be mounted.
+
+        Where writes are lost, its operator looks at it before it is mounted anew.
+        """
+        if first.remount and not lost and not await self._mounted(first):
+            try:
+                await self._mount(first)
+            except (RejectedError, OSError) as exc:
+                self._mount_soon(first, exc)
+        await self._given_back(first)
+        await self._databases.recover(first.config.name, job, check=False)
+
+    async def _given_back(self, first: _First) -> None:
+        if first.released_for:
+            first.released_for = ""
+            await self._save(first)
+
     async def _thaw(self, first: _First) -> float:
         elapsed_s = 0.0
         try:
@@ -277,7 +306,16 @@ class FirstVolumeKeeper:
         await self._blocking.run(self._volumes.mount, first.key, plan)
         first.detail = ""
 
-    async def _mount_at_start(self, first: _First) -> None:
+    def _mount_soon(self, first: _First, failed: Exception | None = None) -> None:
+        """Try in the background until it is mounted, or released."""
+        if failed is not None:
+            first.detail = str(failed)
+            _log.warning("not mounted yet", data_set=first.config.name, why=first.detail)
+        if not first.tried_for:
+            name = f"mount {first.config.name}"
+            first.task = asyncio.create_task(self._until_mounted(first), name=name)
+
+    async def _until_mounted(self, first: _First) -> None:
         attempts = 0
         while True:
             async with first.lock:

@@ -100,6 +100,8 @@ class BackupStart(Params):
     several slots; none where it has one."""
     split_remote: bool = False
     """Split the remote pair at the same instant."""
+    quick: bool = False
+    """Don't wait until the slot has caught up: what differs is copied behind the split."""
 
     @field_validator("label")
     @classmethod
@@ -122,6 +124,9 @@ class BackupInfo(Info):
     taken_at: float = 0.0
     """Unix seconds; 0 when it isn't known."""
     number: int = 0
+    behind: bool = False
+    """Split quickly, and being copied still: files can be restored from it, and it can be looked
+    into; the whole volume can't be before the end. Lost with the second volume until then."""
     dirty_bytes: Bytes = 0
     """Blocks written on the second volume since."""
     undo_of: str = ""

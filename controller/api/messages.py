@@ -29,6 +29,10 @@ from controller.api.base import Name as Name
 from controller.api.base import PairState as PairState
 from controller.api.base import Params as Params
 from controller.api.base import Progress as Progress
+from controller.api.changed import ChangedRanges as ChangedRanges
+from controller.api.changed import FileExtents as FileExtents
+from controller.api.changed import FsExtents as FsExtents
+from controller.api.changed import PairChanged as PairChanged
 from controller.api.codes import Code, Verdict
 from controller.api.first_volumes import FsFreeze as FsFreeze
 from controller.api.first_volumes import FsReclaim as FsReclaim
@@ -186,7 +190,7 @@ class PairInfo(Info):
     instant: str = ""
     """What all local pairs share that were split for one backup of several data sets."""
     behind: bool = False
-    """Split quickly: the S-VOL is no point in time before everything is copied behind it."""
+    """Split quickly: what the S-VOL lacks is being copied behind it. Views show it whole."""
     progress: Progress | None = None
     resync_payload_bytes: Bytes = 0
     """Data bytes the last (or running) resync carried."""

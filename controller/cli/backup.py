@@ -65,12 +65,20 @@ def complete_target(ctx: click.Context, param: click.Parameter, incomplete: str)
               help="Never overwrite the N newest; default 1, or 0 with a single slot.")  # fmt: skip
 @click.option("--quiesce/--no-quiesce", default=True, help="Freeze the file system (default).")
 @click.option("--split-remote", is_flag=True, help="Split the remote pair at that instant, too.")
+@click.option("--quick", is_flag=True,
+              help="Split at once, and copy what differs behind it.")  # fmt: skip
 @click.option("--deadline", type=click.FloatRange(0.1, 600), default=None, metavar="SECONDS",
               help="Group: for all to confirm; else as long as a freeze may last.")  # fmt: skip
 @WAIT
 @click.pass_context
 def take(
-    ctx: click.Context, /, target: Ref | None, wait: bool, deadline: float | None, **asked: Any
+    ctx: click.Context,
+    /,
+    target: Ref | None,
+    wait: bool,
+    deadline: float | None,
+    quick: bool,
+    **asked: Any,
 ) -> None:
     """Take a backup of DATA_SET (may be left out when there is only one), or of a GROUP.
 
@@ -82,6 +90,8 @@ def take(
     async def work(client: ApiClient) -> m.JobInfo:
         found = await _data_set(client, target)
         if isinstance(found, Ref):
+            if quick:
+                raise usage_error("--quick is for a data set")
             group = await find_group(client, found)
             node = choose_group_agent(await client.discover(), group)
             whole = m.GroupBackupStart(
@@ -91,7 +101,7 @@ def take(
         if deadline is not None:
             raise usage_error("--deadline is for a group")
         node, data_set = found
-        params = m.BackupStart(data_set=data_set, **asked)
+        params = m.BackupStart(data_set=data_set, quick=quick, **asked)
         return await start_job(session, client, node, "job.backup", params, wait)
 
     report_job(ctx, session, session.run(work))
@@ -149,7 +159,7 @@ def backup_table(backups: list[m.BackupInfo]) -> Table:
                 each.label or "-",
                 moment(each.taken_at) if each.is_backup else "-",
                 state_of(each),
-                format_size(each.dirty_bytes) if each.is_backup else "-",
+                written_since(each),
                 next_step(each),
             )
             for each in backups
@@ -167,7 +177,14 @@ def state_of(slot: m.BackupInfo) -> str:
     """The pair's state, and what the slot holds if that is no backup."""
     if slot.undo_of:
         return f"{slot.state}, before {slot.undo_of}"
+    if slot.behind:
+        return f"{slot.state}, being copied"
     return slot.state if slot.is_backup else f"{slot.state}, no backup"
+
+
+def written_since(slot: m.BackupInfo) -> str:
+    """While a quick backup is copied, marks stand for what is left of that, too."""
+    return format_size(slot.dirty_bytes) if slot.is_backup and not slot.behind else "-"
 
 
 def next_step(slot: m.BackupInfo) -> str:

@@ -30,7 +30,7 @@ class PeerCalls:
         self._find_stream = find_stream
         self._serve = serve
         self._pending: dict[str, dict[int, asyncio.Future[dict[str, Any]]]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}
         self._next_id = 1
 
     async def call(self, peer: str, verb: str, params: dict[str, Any]) -> dict[str, Any]:
@@ -65,8 +65,8 @@ class PeerCalls:
                     peer, call_id, message["verb"], params if isinstance(params, dict) else {}
                 )
             )
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._tasks[task] = None
+            task.add_done_callback(self._tasks.pop)
         elif isinstance(answer_id, int):
             future = self._pending.get(peer, {}).get(answer_id)
             if future is None or future.done():

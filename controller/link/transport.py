@@ -112,7 +112,7 @@ class Connection(asyncio.BufferedProtocol):
             # Accepted in the very turn in which the door was closed.
             self._transport.abort()
             return
-        self._links.connections.add(self)
+        self._links.connections[self] = None
         if self._dialed:
             self._transport.write(self._hello_bytes(self._links.refusal))
         self._timer = self._loop.call_later(HELLO_WITHIN_S, self._tick)
@@ -222,7 +222,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
         self._transport = None
-        self._links.connections.discard(self)
+        self._links.connections.pop(self, None)
         self.abort(str(exc) if exc else "closed by the peer")
 
 
@@ -243,8 +243,8 @@ class Links:
         self.events = events
         self.reasons: dict[str, str] = {peer.name: "not connected yet" for peer in peers}
         self._network = network
-        self.connections: set[Connection] = set()
-        """Every connection that has not been lost yet, greeted or not."""
+        self.connections: dict[Connection, None] = {}
+        """Every connection that has not been lost yet, greeted or not, in the order they began."""
         self._live: dict[str, Connection] = {}
         self._lost = {peer.name: asyncio.Event() for peer in peers}
         self._dialers: list[asyncio.Task[None]] = []

@@ -22,7 +22,7 @@ from controller.pair.pace import Meter, RateCap
 from controller.pair.reading import CHUNK_BYTES
 from controller.volume.bitmap import BLOCK_BYTES, DirtyBitmap
 from controller.volume.owed import OwedBlocks
-from controller.volume.store import StoreError
+from controller.volume.store import SharingStore, StoreError
 from controller.volume.volume import Volume
 
 BATCH_BYTES = 8 << 20
@@ -82,6 +82,7 @@ class CopyBehind:
         self._cap = RateCap(rate_limit_bytes_per_s, clock.now_s())
         self._meter = Meter(clock.now_s())
         self._channel: Channel | None = None
+        self._target: SharingStore | None = None
         self._todo = DirtyBitmap(marks.blocks)
         self._cursor = 0
         self._wanted: dict[tuple[int, int], None] = {}
@@ -121,18 +122,33 @@ class CopyBehind:
 
     # ------------------------------------------------------------ switched by the owner
 
-    def open(self, owed: OwedBlocks, channel: Channel) -> None:
-        """What is owed is on disk: copy it, and let pass what isn't."""
+    def open(self, owed: OwedBlocks, channel: Channel, target: SharingStore | None = None) -> None:
+        """What is owed is on disk: copy it, and let pass what isn't.
+
+        `target` is the S-VOL's store, where it may share what is held with the P-VOL's.
+        """
+        assert self._channel is None, "what is on its way would be copied twice"
         self.owed = owed
+        self._target = target
+        if target is not None:
+            target.share_with(self._store, owed.held)
         self._channel = channel
         self._todo.union(owed.held)
         self.union_bytes = self._todo.dirty_bytes
         self._volume.gate_opened()
         self._again(0)
 
+    @property
+    def copying(self) -> bool:
+        """Whether it has begun and may go on: what is held can't be overwritten meanwhile."""
+        return self.active and self._channel is not None
+
     def stop(self) -> None:
         """Copy no more. What is held stays held."""
         self.active = False
+        if self._target is not None:
+            # What is held may be written over from here on.
+            self._target.share_with(None, None)
         if self._cancel_timer is not None:
             self._cancel_timer()
 

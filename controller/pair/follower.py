@@ -212,6 +212,10 @@ class Follower:
         if state is None or not may_be_source(side) or side.channel is None:
             self._refuse(f"the S-VOL is in {record.state} and can't be a source")
             return
+        use = owner.services.use_of(side)
+        if use:
+            self._refuse(use)
+            return
         if record.current != reverse.agreed:
             self._refuse(_MOVED_ON)
             return

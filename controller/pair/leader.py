@@ -59,10 +59,11 @@ class Leader:
         if report.state is PairState.SSWS and direction is None:
             raise RejectedError(Code.DIRECTION_NEEDED, TAKEN_OVER, ways_back(record.name))
         decision = choose(self._side, report, direction, full=asked.full, resolve=asked.resolve)
+        if report.in_use:
+            # A copy back, too: it ends in a mirror, which writes to the S-VOL.
+            raise RejectedError(Code.IN_USE, report.in_use, "end that first")
         if decision.direction is Direction.REVERSE:
             self.check_exclusive(force=asked.force or record.goal == "reverse")
-        elif report.in_use:
-            raise RejectedError(Code.IN_USE, report.in_use, "end that first")
         if decision.how is How.FULL:
             self._side.bitmap.set_all()
         if asked.rate_limit_bytes_per_s is not None:
@@ -100,6 +101,10 @@ class Leader:
                 f"'{self._side.volume.name}' is half copied and would stay unusable",
                 f"end the copy: trilun pair resync {record.name} --reverse, or use --force",
             )
+        if self._side.behind is not None and not force:
+            report = await self.ask_report()
+            if report.in_use:
+                raise RejectedError(Code.IN_USE, report.in_use, "end that first")
         await self.quick.end()
         channel = self._side.channel
         if channel is not None and channel.alive:

@@ -10,6 +10,7 @@ block that is still owed to it may be overwritten.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from controller.api.codes import Code, Verdict
@@ -21,12 +22,14 @@ from controller.pair.asked import Asked
 from controller.pair.behind import CopyBehind
 from controller.pair.standing import may_be_source, split_news
 from controller.pair.table import Answer, Command
+from controller.volume.early import EarlyImage
 from controller.volume.owed import OwedBlocks
 from controller.volume.store import StoreError, StoreFault, finished
 
 if TYPE_CHECKING:
     from controller.pair.leader import Leader
     from controller.pair.owner import PairOwner
+    from controller.pair.side import PairSide
 
 BEHIND = "split; what differed is being copied behind it"
 
@@ -153,7 +156,7 @@ class QuickSplit:
         if not self._goes_on(behind):
             owed.close()
             raise RejectedError(Code.IO_ERROR, record.reason, record.next_step)
-        behind.open(owed, channel)
+        behind.open(owed, channel, owner.services.shares(side))
 
     async def _prepared(self, channel: Channel) -> OwedBlocks:
         """Flush both sides, and write down what is owed."""
@@ -161,7 +164,7 @@ class QuickSplit:
         there: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         channel.flush(_Flushed(there), copy=False)
         here = finished(side.volume.flush_store)
-        owed = self._owner.services.owe(side)
+        owed = _outcome(self._owner.services.owe(side))
         found = await asyncio.gather(there, here, owed, return_exceptions=True)
         errors = [each for each in found if isinstance(each, BaseException)]
         on_disk = found[2]
@@ -185,6 +188,15 @@ class QuickSplit:
             side.lead()
             self._leader.start_copier()
         self._release()
+
+    def early_image(self, s_side: PairSide) -> EarlyImage | None:
+        """What the S-VOL is going to be, readable from the step in which copying has begun."""
+        side = self._side
+        behind = side.behind
+        if behind is None or behind.owed is None or not behind.copying:
+            return None
+        stores = side.volume.store, s_side.volume.store
+        return EarlyImage(*stores, behind.owed.held, lambda: behind.active)
 
     # ------------------------------------------------------------ its end
 
@@ -258,6 +270,9 @@ class QuickSplit:
         """Go on with what is owed; the gate stands since the volume was opened."""
         side, record, owner = self._side, self._record, self._owner
         behind, channel = side.behind, owner.talk.epoch()
+        if behind is not None and behind.copying:
+            # The split is of this very conversation, and came before its opening was dealt with.
+            return
         if report.state is PairState.SSUS and report.consistent:
             await self._over()
             return
@@ -275,7 +290,15 @@ class QuickSplit:
             owner.store_failed(reply.reason)
             return
         owner.set_state(record.state, BEHIND)
-        behind.open(behind.owed, channel)
+        behind.open(behind.owed, channel, owner.services.shares(side))
+
+
+async def _outcome(owed: Awaitable[OwedBlocks]) -> OwedBlocks | StoreError:
+    """What is owed, or why that isn't on disk: as a task of its own it may not just fail."""
+    try:
+        return await owed
+    except StoreError as error:
+        return error
 
 
 class _Flushed:

@@ -12,6 +12,7 @@ from controller.api.messages import Role
 from controller.pair import messages as msg
 from controller.pair.side import PairSide
 from controller.volume.owed import OwedBlocks
+from controller.volume.store import SharingStore
 
 
 class PairServices(Protocol):
@@ -51,6 +52,9 @@ class PairServices(Protocol):
 
     async def owe(self, side: PairSide) -> OwedBlocks:
         """Put on disk what a quick split owes to the S-VOL: all that is marked now."""
+
+    def shares(self, side: PairSide) -> SharingStore | None:
+        """The S-VOL's store of a local pair, where it may share blocks with the P-VOL's."""
 
     def release(self, side: PairSide) -> None:
         """Nothing is owed any more: no write has to wait for that."""

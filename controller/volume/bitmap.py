@@ -25,6 +25,22 @@ def block_range(offset_bytes: int, length_bytes: int) -> tuple[int, int]:
     return first, end - first
 
 
+def stretches(
+    marks: DirtyBitmap, offset_bytes: int, length_bytes: int
+) -> list[tuple[int, int, bool]]:
+    """Cut a byte range where marked and other blocks meet: (start, end, marked)."""
+    parts: list[tuple[int, int, bool]] = []
+    at, end_bytes = offset_bytes, offset_bytes + length_bytes
+    while at < end_bytes:
+        run = marks.next_run(at // BLOCK_BYTES, marks.blocks)
+        first = end_bytes if run is None else run[0] * BLOCK_BYTES
+        marked = run is not None and first <= at
+        stop = (run[0] + run[1]) * BLOCK_BYTES if run is not None and marked else first
+        parts.append((at, min(stop, end_bytes), marked))
+        at = stop
+    return parts
+
+
 def runs_of(bits: int) -> Iterator[tuple[int, int]]:
     """The runs of ones of an integer: (first, count)."""
     at = 0

@@ -10,14 +10,20 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import errno
+import fcntl
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
+from controller.volume.bitmap import BLOCK_BYTES, DirtyBitmap, block_range
 from controller.volume.store import BlockStore, StoreDone, StoreError, StoreFault
 
 FALLOC_FL_KEEP_SIZE = 0x01  # linux/falloc.h
 FALLOC_FL_PUNCH_HOLE = 0x02
+FICLONERANGE = 0x4020940D  # linux/fs.h: _IOW(0x94, 13, struct file_clone_range)
+CLONE_RANGE = struct.Struct("=qQQQ")
+"""Source's descriptor, source's offset, length, offset here."""
 
 Offload = Callable[[Callable[[], None], Callable[[BaseException | None], None]], None]
 """Run the first callable in a worker thread, then the second on the loop with what it raised."""
@@ -51,6 +57,7 @@ class FileStore:
         self._closing = False
         self._flushing = False
         self._flush_waiters: list[StoreDone] = []
+        self._twin: tuple[FileStore, DirtyBitmap] | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -93,6 +100,9 @@ class FileStore:
         if self._closing:
             done(self._closed_error())
             return
+        if self._twin is not None and self._shared(*self._twin, offset_bytes, len(data)):
+            done(None)
+            return
         try:
             written = os.pwrite(self._fd, data, offset_bytes)
             while written < len(data):
@@ -101,6 +111,31 @@ class FileStore:
             done(_store_error(error, f"write to {self._path}"))
             return
         done(None)
+
+    def share_with(self, source: BlockStore | None, held: DirtyBitmap | None) -> None:
+        """Take over extents of another file of the same file system (ioctl_ficlonerange(2))."""
+        self._twin = None
+        if isinstance(source, FileStore) and held is not None:
+            self._twin = (source, held)
+
+    def _shared(
+        self, source: FileStore, held: DirtyBitmap, offset_bytes: int, length_bytes: int
+    ) -> bool:
+        first, count = block_range(offset_bytes, length_bytes)
+        if (offset_bytes | length_bytes) % BLOCK_BYTES or held.count_in(first, count) < count:
+            return False
+        try:
+            fcntl.ioctl(self._fd, FICLONERANGE, source.range_of(offset_bytes, length_bytes))
+        except OSError:
+            # Another file system, or one that shares nothing; whatever else it is, writing will
+            # meet it, too.
+            self._twin = None
+            return False
+        return True
+
+    def range_of(self, offset_bytes: int, length_bytes: int) -> bytes:
+        """A range of this file for FICLONERANGE, to the same place of another."""
+        return CLONE_RANGE.pack(self._fd, offset_bytes, length_bytes, offset_bytes)
 
     def discard(self, offset_bytes: int, length_bytes: int, done: StoreDone) -> None:
         """Punch a hole, now."""

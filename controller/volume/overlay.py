@@ -7,14 +7,14 @@ that is lost is opened again. Fails as the two stores beneath do.
 
 from __future__ import annotations
 
-from controller.volume.bitmap import BLOCK_BYTES, DirtyBitmap, block_range
-from controller.volume.store import BlockStore, JoinedDone, StoreDone, StoreError
+from controller.volume.bitmap import BLOCK_BYTES, DirtyBitmap, block_range, stretches
+from controller.volume.store import BlockStore, Image, JoinedDone, StoreDone, StoreError
 
 
 class OverlayStore:
     """`base` seen through the blocks that were written to `delta`, a store of the same size."""
 
-    def __init__(self, base: BlockStore, delta: BlockStore) -> None:
+    def __init__(self, base: Image, delta: BlockStore) -> None:
         assert base.size_bytes == delta.size_bytes
         self._base = base
         self._delta = delta
@@ -32,28 +32,11 @@ class OverlayStore:
 
     def read(self, offset_bytes: int, into: memoryview, done: StoreDone) -> None:
         """Read each stretch of blocks from where it lives."""
-        parts = self._stretches(offset_bytes, len(into))
+        parts = stretches(self._written, offset_bytes, len(into))
         joined = JoinedDone(len(parts), done)
         for start, end, written in parts:
-            store = self._delta if written else self._base
+            store: Image = self._delta if written else self._base
             store.read(start, into[start - offset_bytes : end - offset_bytes], joined.part)
-
-    def _stretches(self, offset_bytes: int, length_bytes: int) -> list[tuple[int, int, bool]]:
-        parts: list[tuple[int, int, bool]] = []
-        end_bytes = offset_bytes + length_bytes
-        at = offset_bytes
-        while at < end_bytes:
-            run = self._written.next_run(at // BLOCK_BYTES, 1 << 40)
-            first = run[0] * BLOCK_BYTES if run else end_bytes
-            if first > at:
-                stop = min(first, end_bytes)
-                parts.append((at, stop, False))
-            else:
-                assert run is not None
-                stop = min((run[0] + run[1]) * BLOCK_BYTES, end_bytes)
-                parts.append((at, stop, True))
-            at = stop
-        return parts
 
     def write(self, offset_bytes: int, data: memoryview, done: StoreDone) -> None:
         """Fill partly touched blocks from the base, then write to the delta."""

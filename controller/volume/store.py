@@ -13,7 +13,9 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+from controller.volume.bitmap import DirtyBitmap
 
 
 class StoreFault(enum.Enum):
@@ -55,12 +57,19 @@ class JoinedDone:
             self._done(self._error)
 
 
-class BlockStore(Protocol):
-    """An array of bytes of fixed size; unwritten and discarded ranges read as zeros."""
+class Image(Protocol):
+    """What a view looks at: a store, or what several hold together."""
 
     @property
     def size_bytes(self) -> int:
         """Capacity."""
+
+    def read(self, offset_bytes: int, into: memoryview, done: StoreDone) -> None:
+        """Fill `into`; at once when the data is at hand, else without stopping the loop."""
+
+
+class BlockStore(Image, Protocol):
+    """An array of bytes of fixed size; unwritten and discarded ranges read as zeros."""
 
     @property
     def writes_at_once(self) -> bool:
@@ -68,9 +77,6 @@ class BlockStore(Protocol):
 
         Where they have, data may be a window on a buffer that is reused right afterwards.
         """
-
-    def read(self, offset_bytes: int, into: memoryview, done: StoreDone) -> None:
-        """Fill `into`; at once when the data is at hand, else without stopping the loop."""
 
     def write(self, offset_bytes: int, data: memoryview, done: StoreDone) -> None:
         """Store `data`; not durable before a flush that began after `done`."""
@@ -95,6 +101,18 @@ class BlockStore(Protocol):
 
     def close(self) -> None:
         """Let go of it. No call may be under way."""
+
+
+@runtime_checkable
+class SharingStore(Protocol):
+    """A store that may hold what another holds without space of its own."""
+
+    def share_with(self, source: BlockStore | None, held: DirtyBitmap | None) -> None:
+        """From now on whatever is written to blocks that are set in `held` is what `source` has.
+
+        `held` changes under the store; None ends it. A store that can't share such a block
+        writes it.
+        """
 
 
 class Disk(Protocol):

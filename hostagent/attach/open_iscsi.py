@@ -2,12 +2,15 @@
 
 Owns the node records of its own targets and nobody else's: every call names target, portal and
 interface. The device is found below the session's own folder in /sys, never by a uuid or a name
-another volume could share. Must not scan, discover or log out anything else. Fails with
-HostError that quotes iscsiadm.
+another volume could share. The interface's record is shared by all of them, and iscsiadm reads it
+unlocked while it is written: it is written by one thread at a time, and only where it is not as it
+should be. Must not scan, discover or log out anything else. Fails with HostError that quotes
+iscsiadm.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 
@@ -22,6 +25,8 @@ INTERFACE = "trilun"
 POLL_S = 0.05
 _EXISTS = 15
 _NOT_FOUND = 21
+_ANY = frozenset(range(256))
+"""Whatever is wrong with a record that is to be written, writing it will tell."""
 _SYS = Path("/sys")
 
 
@@ -41,6 +46,7 @@ class OpenIscsiAttacher:
         self._timeout_s = timeout_s
         self._sys = sys
         self._records = RecordStore(state / "open-iscsi")
+        self._interface = threading.Lock()
 
     def attach(self, key: str, address: LunAddress, *, writable: bool) -> Device:  # noqa: ARG002
         """Log in and wait for the disk. The target says itself whether it may be written."""
@@ -103,14 +109,16 @@ class OpenIscsiAttacher:
                 )
 
     def _make_interface(self) -> None:
-        ok = frozenset({0, _EXISTS})
         base = [_iscsiadm(), "-m", "iface", "-I", INTERFACE]
-        run_program([*base, "-o", "new"], timeout_s=self._timeout_s, ok=ok)
-        for name, value in (
-            ("iface.transport_name", "tcp"),
-            ("iface.initiatorname", self._initiator_name),
-        ):
-            run_program([*base, "-o", "update", "-n", name, "-v", value], timeout_s=self._timeout_s)
+        wanted = {"iface.transport_name": "tcp", "iface.initiatorname": self._initiator_name}
+        with self._interface:
+            shown = run_program(base, timeout_s=self._timeout_s, ok=_ANY)
+            if wanted.items() <= _settings_in(shown).items():
+                return
+            run_program([*base, "-o", "new"], timeout_s=self._timeout_s, ok=frozenset({0, _EXISTS}))
+            for name, value in wanted.items():
+                update = [*base, "-o", "update", "-n", name, "-v", value]
+                run_program(update, timeout_s=self._timeout_s)
 
     def _node(self, address: LunAddress, *action: str, ok: frozenset[int] = frozenset({0})) -> str:
         where = ["-T", address.iqn, "-p", address.portal, "-I", INTERFACE]
@@ -135,6 +143,12 @@ class OpenIscsiAttacher:
 
 def _iscsiadm() -> str:
     return need_program("iscsiadm", "open-iscsi")
+
+
+def _settings_in(shown: str) -> dict[str, str]:
+    """A record as iscsiadm shows it: `name = value`, a line each."""
+    pairs = (line.partition(" = ") for line in shown.splitlines())
+    return {name: value for name, _, value in pairs}
 
 
 def find_disk(sys: Path, address: LunAddress) -> str | None:

@@ -1,7 +1,8 @@
 """The backup: one instant of the first volume, kept in a third.
 
 Owns the table of steps. The local pair is re-synchronised *before* the freeze, so that the file
-system stands still only for the split itself. If the agent dies between freeze and mark, nobody
+system stands still only for the split itself; a quick backup has that begun only, and what differs
+is copied behind the split. If the agent dies between freeze and mark, nobody
 can say whether the mark hit the freeze: the job then goes back to the beginning. A mark that
 was in vain is taken back, so that nobody takes that slot for a backup.
 """
@@ -86,7 +87,8 @@ async def resync_local(context: JobContext) -> None:
     record.message = context.facts["warning"]
     if local.state not in COPYING:
         context.facts["resync.asked"] = False
-    await resync(context, node, local.name, "resync", m.Direction.FORWARD)
+    quick = record.params.get("quick", False)
+    await resync(context, node, local.name, "resync", m.Direction.FORWARD, begun=quick)
 
 
 async def freeze(context: JobContext) -> None:
@@ -106,6 +108,7 @@ async def mark(context: JobContext) -> None:
         local_pair=facts["pair"],
         label=asked["label"],
         split_remote=asked.get("split_remote", False),
+        quick=asked.get("quick", False),
         at=facts["at"],
         number=facts["number"],
     )
@@ -150,6 +153,10 @@ async def thaw(context: JobContext) -> None:
 async def receipt(context: JobContext) -> None:
     """Write down what was done."""
     record, facts = context.record, context.facts
+    local = await show_pair(context, context.data_set.secondary, facts["pair"])
+    if local.behind:
+        record.message = "it can be looked into and files restored from; it is being copied still"
+        record.next_step = f"for the end of the copy: trilun pair wait {local.name} PSUS"
     now = context.ports.clock.time()
     record.receipt = m.Receipt(
         job=record.id,

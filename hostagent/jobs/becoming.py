@@ -2,7 +2,8 @@
 
 Owns that decision. It is made when host 1 has let go and the pair is split: nobody can write
 then, so nothing that came in between is lost. The named files must be all that is on the second
-volume and in the backup, to be put in their own places, with nothing to be kept beside them.
+volume and in the backup, to be put in their own places, with nothing to be kept beside them; and
+a backup that was being copied behind its split stays a source of files.
 Must not change anything but mounts. The job goes on behind the split, as the other kind.
 """
 
@@ -21,6 +22,7 @@ from hostagent.jobs.restore_files import (
     unmount_second,
 )
 from hostagent.jobs.steps import ContinueAsError
+from hostagent.jobs.survey import source_of
 from hostagent.jobs.undo import NONE_OF_FILES
 
 GOES_ON_AT = "resync-second"
@@ -39,7 +41,7 @@ async def foresee(context: JobContext) -> None:
     """Say in the plan that it may become a whole volume."""
     plan = context.record.plan
     assert plan is not None
-    if not _may_be(context):
+    if not _may_be(context) or source_of(context).behind:
         return
     view = Path(context.record.facts[f"{views.BACKUP}_path"])
     if await context.ports.host.all_of_backup(view, names_of(context)):
@@ -48,7 +50,7 @@ async def foresee(context: JobContext) -> None:
 
 async def decide(context: JobContext) -> None:
     """Go on as a restore of the whole volume, where that brings back the same."""
-    if not _may_be(context):
+    if not _may_be(context) or source_of(context).behind:
         return
     view = await views.mount_view(context, views.BACKUP)
     await mount_second(context)

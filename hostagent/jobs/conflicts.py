@@ -114,7 +114,7 @@ async def _compare_batch(
             changed = ", ".join(metadata_differences(entry, present))
             if not changed and kind_of(entry) == "file" and not untouched(entry, present):
                 differs = await first_difference(
-                    entry.size_bytes, backup_digest, path, now.digest, placing.at(path)
+                    [(0, entry.size_bytes)], backup_digest, path, now.digest, placing.at(path)
                 )
                 changed = "" if differs is None else "content"
         compared.note(path, changed)

@@ -13,7 +13,8 @@ from pathlib import PurePosixPath
 from hostagent.jobs import views
 from hostagent.jobs.context import JobContext
 from hostagent.jobs.steps import EndEarlyError, JobTable, Step
-from hostagent.jobs.survey import choose_source
+from hostagent.jobs.survey import choose_source, source_of
+from hostagent.looking.marks import Marks
 from hostagent.looking.rooms import Room, Rooms
 
 LOOKING = "look"
@@ -57,7 +58,14 @@ def look_table(rooms: Rooms) -> JobTable:
         await context.save()
         root = await views.mount_view(context, views.BACKUP)
         mountpoint = PurePosixPath(data_set.mountpoint)
-        room = rooms.open(context.record.id, data_set.name, mountpoint, data_set.host1, root)
+        marks = Marks(
+            data_set.primary,
+            data_set.remote_pair,
+            data_set.secondary,
+            source_of(context).pair,
+            views.key_of(context, views.BACKUP),
+        )
+        room = rooms.open(context.record.id, data_set.name, mountpoint, data_set.host1, root, marks)
         context.record.message = "open"
         context.publish()
         try:

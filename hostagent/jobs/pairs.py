@@ -31,9 +31,15 @@ async def show_volume(context: JobContext, node: str, name: str) -> m.VolumeInfo
 
 
 async def resync(
-    context: JobContext, node: str, name: str, key: str, direction: m.Direction
+    context: JobContext,
+    node: str,
+    name: str,
+    key: str,
+    direction: m.Direction,
+    *,
+    begun: bool = False,
 ) -> m.PairInfo:
-    """Ask for a resync, unless one runs, and wait until the pair is in PAIR.
+    """Ask for a resync, unless one runs, and wait until the pair is in PAIR, or it has `begun`.
 
     `<key>.asked` in the record's facts says that it was asked for by this job, so that PAIR
     means done and not "never split".
@@ -49,10 +55,32 @@ async def resync(
     if not facts.get(asked):
         facts[asked] = True
         await context.save()
-    return await _wait_for_pair(context, node, name, key)
+    return await _wait_for_pair(context, node, name, key, begun=begun)
 
 
-async def _wait_for_pair(context: JobContext, node: str, name: str, key: str) -> m.PairInfo:
+async def wait_copied(context: JobContext, node: str, name: str) -> None:
+    """Wait until nothing is copied behind a quick split any more; HostError if it is given up."""
+    clock = context.ports.clock
+    meter = Meter(0, clock.monotonic())
+    while (info := await show_pair(context, node, name)).behind:
+        now_s = clock.monotonic()
+        if info.progress is not None:
+            meter.set_done(info.progress.done_bytes, now_s, info.progress.left_bytes)
+            if meter.due(now_s):
+                context.tell(info.progress)
+        await context.ports.pause(INTERVAL_S)
+    if info.state not in SPLIT:
+        raise HostError(
+            f"'{name}' was given up before it was copied: it is {info.state.value}"
+            + (f", {info.reason}" if info.reason else ""),
+            "choose another backup: trilun backup list",
+            Code.WRONG_STATE,
+        )
+
+
+async def _wait_for_pair(
+    context: JobContext, node: str, name: str, key: str, *, begun: bool
+) -> m.PairInfo:
     clock = context.ports.clock
     meter = Meter(0, clock.monotonic())
     since_s = clock.monotonic()
@@ -62,6 +90,8 @@ async def _wait_for_pair(context: JobContext, node: str, name: str, key: str) ->
         if info.state is m.PairState.PAIR:
             return info
         if info.state in COPYING:
+            if begun:
+                return info
             since_s = now_s
             if info.progress is not None:
                 meter.set_done(info.progress.done_bytes, now_s, info.progress.left_bytes)

@@ -68,14 +68,22 @@ def _from_fact(fact: dict[str, Any]) -> FileSet:
 # ---------------------------------------------------------------- their servers
 
 
-async def start_again(context: JobContext) -> None:
+async def start_again(context: JobContext, there: m.HostFs) -> None:
     """Nothing was restored: start what was stopped, as it was. Raises FinalError."""
-    _raise_if_failed(await _recovered(context, check=False))
+    begun = await _begin(context, check=False)
+    if begun.concerned and not there.mounted:
+        node = context.data_set.host1
+        raise FinalError(
+            f"{there.mountpoint} is not mounted on {node}: {', '.join(begun.concerned)} will be "
+            "started once it is",
+            f"look at the log of {node}; `systemctl restart trilun-agent@{node}` mounts it anew",
+        )
+    _raise_if_failed(await _until_recovered(context, begun))
 
 
 async def recover(context: JobContext) -> None:
     """Start, recover and check every database of the data set; how it went is remembered."""
-    found = await _recovered(context, check=True)
+    found = await _until_recovered(context, await _begin(context, check=True))
     context.record.facts[_FOUND] = [info.model_dump(mode="json") for info in found]
 
 
@@ -99,12 +107,16 @@ def remember(context: JobContext, databases: list[m.DatabaseInfo]) -> None:
     context.facts[_FOUND] = [info.model_dump(mode="json") for info in databases]
 
 
-async def _recovered(context: JobContext, *, check: bool) -> list[m.DatabaseInfo]:
+async def _begin(context: JobContext, *, check: bool) -> m.RecoveryInfo:
     data_set, record = context.data_set, context.record
     params = m.DbRecover(data_set=data_set.name, job=record.id, check=check)
     key = "recover" if check else "start-again"
-    asked = await context.ask(data_set.host1, "db.recover", params, m.RecoveryInfo, key)
-    if not asked.concerned:
+    return await context.ask(data_set.host1, "db.recover", params, m.RecoveryInfo, key)
+
+
+async def _until_recovered(context: JobContext, begun: m.RecoveryInfo) -> list[m.DatabaseInfo]:
+    data_set, record = context.data_set, context.record
+    if not begun.concerned:
         return []
     pause_s = FIRST_POLL_S
     while True:

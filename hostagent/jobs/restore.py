@@ -124,12 +124,12 @@ async def reclaim(context: JobContext) -> None:
     """Host 1 attaches and mounts the first volume again."""
     data_set, record = context.data_set, context.record
     params = m.FsReclaim(data_set=data_set.name, job=record.id)
-    await context.ask(data_set.host1, "fs.reclaim", params, m.HostFs, "reclaim")
+    there = await context.ask(data_set.host1, "fs.reclaim", params, m.HostFs, "reclaim")
     released_at = record.facts.get("released_at")
     if released_at is not None:
         record.facts["released_s"] = max(0.0, context.ports.clock.time() - released_at)
     if not context.committed:
-        await start_again(context)
+        await start_again(context, there)
 
 
 async def split(context: JobContext) -> None:

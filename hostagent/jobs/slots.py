@@ -2,8 +2,10 @@
 
 Pure. Owns retention: a slot is free, or its backup is older than all that are kept. A backup's
 age is told by its number, never by a clock. What a restore has overwritten stands in a slot,
-too, until it is dropped: it is neither free nor one of the backups. Must not ask anybody: what
-the slots hold is handed in. Refuses with RejectedError.
+too, until it is dropped: it is neither free nor one of the backups. A backup that is being copied
+behind its split still is lost with the second volume: it is read from, but neither given up for
+another nor counted among those that are kept. Must not ask anybody: what the slots hold is handed
+in. Refuses with RejectedError.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ def describe(
             if third is not None
             else f"trilun volume create {secondary}/{slot.volume}, then {create}",
         )
-    stands = third.consistent and third.healthy
+    behind = pair.behind and pair.state is PairState.PSUS
+    stands = third.healthy and (third.consistent or behind)
     split = pair.state is PairState.PSUS and not pair.guarded
     return m.BackupInfo(
         pair=slot.pair,
@@ -52,6 +55,7 @@ def describe(
         label=pair.split_label if split else "",
         taken_at=pair.split_at if split else 0.0,
         number=pair.backup_number,
+        behind=behind,
         dirty_bytes=pair.dirty_bytes,
         undo_of=undone_job(pair.split_label) if split and stands else "",
         reason=pair.reason or ("" if stands else f"'{slot.volume}' holds no point in time"),
@@ -96,6 +100,14 @@ def choose_for_backup(slots: list[m.BackupInfo], keep: int | None) -> Choice:
             f"no backup slot is free: '{undo.pair}' keeps what was there before "
             f"restore {undo.undo_of}" + ("" if backups else ", and there is no other to be used"),
             f"give that undo up with `{drop_command(undo)}`, or add a [[data_set.backup]]",
+        )
+    copied = next((slot for slot in slots if slot.behind), None)
+    if copied is not None and len(backups) <= kept:
+        raise RejectedError(
+            Code.WRONG_STATE,
+            f"no backup slot is free: {named(copied)} is being copied still"
+            + ("" if backups else ", and there is no other to be used"),
+            f"wait for it: `trilun pair wait {copied.pair} PSUS`, or add a [[data_set.backup]]",
         )
     if not backups:
         first = slots[0]
@@ -180,8 +192,9 @@ def _free(slots: list[m.BackupInfo]) -> m.BackupInfo | None:
 
 
 def _backups(slots: list[m.BackupInfo]) -> list[m.BackupInfo]:
-    """The backups, newest first, without what is kept for undos."""
-    return [slot for slot in newest_first(slots) if slot.is_backup and not slot.undo_of]
+    """The backups that are whole, newest first, without what is kept for undos."""
+    found = (slot for slot in newest_first(slots) if slot.is_backup and not slot.behind)
+    return [slot for slot in found if not slot.undo_of]
 
 
 def choose_for_restore(slots: list[m.BackupInfo], wanted: str) -> m.BackupInfo:
@@ -191,7 +204,7 @@ def choose_for_restore(slots: list[m.BackupInfo], wanted: str) -> m.BackupInfo:
     """
     backups = newest_first([slot for slot in slots if slot.is_backup])
     if not wanted:
-        newest = _backups(slots)
+        newest = [slot for slot in backups if not slot.undo_of]
         if newest:
             return newest[0]
         raise RejectedError(

@@ -39,6 +39,8 @@ async def open_view(context: JobContext, what: str) -> m.VolumeInfo:
             if exc.code is not Code.NOT_FOUND:
                 raise
         context.renew(what)
+        # The end of the view before was asked for, perhaps: this one's is another.
+        context.renew(f"close-{what}")
     context.record.facts[what] = True
     await context.save()
     volume = source_of(context).volume if what == BACKUP else data_set.second

@@ -22,7 +22,7 @@ from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from hostagent.jobs import undo
 from hostagent.jobs.context import JobContext
-from hostagent.jobs.pairs import SPLIT, resync, show_pair
+from hostagent.jobs.pairs import SPLIT, resync, show_pair, wait_copied
 from hostagent.jobs.recovering import databases_of, judge, recover
 from hostagent.jobs.restore import reclaim, release, resync_first
 from hostagent.jobs.slots import named
@@ -80,6 +80,9 @@ async def plan(context: JobContext) -> None:
     record.plan = _plan_of(context, source, first.dirty_bytes, second.dirty_bytes, since_bytes)
     if record.params["dry_run"]:
         raise EndEarlyError
+    if source.behind:
+        record.message = f"waiting until {named(source)} is copied"
+        await wait_copied(context, data_set.secondary, source.pair)
 
 
 def _plan_of(

@@ -10,10 +10,12 @@ import base64
 import hashlib
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from controller.api import messages as m
+from controller.api.changed import FileExtents
 from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from controller.api.file_names import from_wire
@@ -21,7 +23,9 @@ from controller.api.looking import DigestInfo, FsEntries, LookDiff, LookList, Lo
 from hostagent.copying.beneath import requested_path, shown
 from hostagent.jobs.ports import Nodes
 from hostagent.looking.differences import DirectoryDiff
+from hostagent.looking.extents import extents_of
 from hostagent.looking.listing import Piece, digest_range, list_path, read_piece
+from hostagent.looking.marks import suspects_of
 from hostagent.looking.now import NowFiles
 from hostagent.looking.rooms import Reading, Room, Rooms
 from hostagent.programs import Blocking
@@ -82,7 +86,12 @@ class LookDesk:
                     room, lambda fd: digest_range(fd, name, offset_bytes, length_bytes)
                 )
 
-            return await DirectoryDiff(path, page, digest, NowFiles(room.data_set, ask)).run(after)
+            async def lies(name: str) -> FileExtents:
+                return await self._in(room, lambda fd: extents_of(fd, name))
+
+            now = NowFiles(room.data_set, ask)
+            marked = partial(suspects_of, self._nodes, room.marks, lies, now)
+            return await DirectoryDiff(path, page, digest, now, marked).run(after)
 
     async def _in(self, room: Room, work: Callable[[int], T]) -> T:
         return await self._blocking.run(_in_root, room.root, work)

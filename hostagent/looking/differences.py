@@ -1,15 +1,17 @@
 """What has changed in one directory between a backup and now.
 
 Owns the merge of both lists, page by page, and which files' content has to be read: only those
-whose inode was touched since, and whose metadata don't show a change already. Must not descend:
+whose inode was touched since, and whose metadata don't show a change already; and of a large file
+only what may have been written since (`suspects`). Must not descend:
 the caller asks for the directories it wants. Fails with what either side answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+from controller.api.changed import Range
 from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from controller.api.file_names import from_wire, to_wire
@@ -20,6 +22,8 @@ from hostagent.looking.telling import kind_of, metadata_differences, other_kind,
 
 MAX_READ_BYTES = 1 << 30
 """Content compared for one answer, before the next file is left to the next one."""
+ASKED_FROM_BYTES = 1 << 20
+"""Of a smaller file marks aren't asked for: reading it costs less."""
 
 
 @dataclass(slots=True)
@@ -31,6 +35,8 @@ class DirectoryDiff:
     """The backup's entries behind a name."""
     backup_digest: Callable[[str, int, int], Awaitable[DigestInfo]]
     now: NowFiles
+    suspects: Callable[[str, int], Awaitable[Sequence[Range] | None]]
+    """Path and size, to the ranges in which a file may differ; None where nobody knows."""
     _found: list[Difference] = field(default_factory=list)
     _directories: list[str] = field(default_factory=list)
     _read_bytes: int = 0
@@ -87,11 +93,10 @@ class DirectoryDiff:
             self._note(path, "changed", ", ".join(differs), now)
             return
         if kind_of(then) == "file" and then.size_bytes:
-            self._read_bytes += then.size_bytes
             try:
-                at = await first_difference(
-                    then.size_bytes, self.backup_digest, path, self.now.digest, path
-                )
+                ranges = await self._ranges(path, then, now)
+                self._read_bytes += sum(length for _, length in ranges)
+                at = await first_difference(ranges, self.backup_digest, path, self.now.digest, path)
             except RejectedError as exc:
                 if exc.code not in {Code.NOT_FOUND, Code.BAD_REQUEST}:
                     raise
@@ -103,6 +108,13 @@ class DirectoryDiff:
                 return
         if differs:
             self._note(path, "metadata", ", ".join(differs), now)
+
+    async def _ranges(self, path: str, then: FsEntry, now: FsEntry) -> Sequence[Range]:
+        """What has to be read: all of it, unless marks tell more."""
+        found: Sequence[Range] | None = None
+        if then.inode == now.inode and then.size_bytes >= ASKED_FROM_BYTES:
+            found = await self.suspects(path, then.size_bytes)
+        return [(0, then.size_bytes)] if found is None else found
 
     def _note(self, path: str, what: str, detail: str, entry: FsEntry) -> None:
         kind = kind_of(entry)

@@ -1,4 +1,4 @@
-"""Host 1's answers about its own files: `fs.list` and `fs.digest`.
+"""Host 1's answers about its own files: `fs.list`, `fs.digest` and `fs.extents`.
 
 Owns the descriptor of the mounted file system, for the time of one answer. Must not change
 anything there, nor hold it longer: a release would find it busy. Fails with RejectedError where
@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from controller.api import messages as m
+from controller.api.changed import FileExtents, FsExtents
 from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from controller.api.file_names import from_wire
 from controller.api.looking import DigestInfo, FsDigest, FsEntries, FsList
 from hostagent.first_volumes import FirstVolumeKeeper
+from hostagent.looking.extents import extents_of
 from hostagent.looking.listing import digest_range, list_directory, names_from
 from hostagent.programs import Blocking
 
@@ -49,6 +51,11 @@ class FirstFiles:
                 root_fd, path, params.offset_bytes, params.length_bytes
             ),
         )  # fmt: skip
+
+    async def extents(self, params: FsExtents) -> FileExtents:
+        """Where a file lies, with what is dirty of it written out."""
+        path = from_wire(params.path)
+        return await self._in(params.data_set, lambda root_fd: extents_of(root_fd, path))
 
     async def _in(self, data_set: str, work: Callable[[int], T]) -> T:
         shown: m.HostFs = await self._first.show(data_set)

@@ -153,7 +153,7 @@ def digest_range(root_fd: int, path: str, offset_bytes: int, length_bytes: int) 
     assert length_bytes <= MAX_DIGEST_BYTES
     sha = hashlib.sha256()
     done = 0
-    with _file(root_fd, path) as (fd, _size):
+    with opened_file(root_fd, path) as (fd, _size):
         while done < length_bytes:
             step = min(READ_STEP_BYTES, length_bytes - done)
             data = os.pread(fd, step, offset_bytes + done)
@@ -166,7 +166,7 @@ def digest_range(root_fd: int, path: str, offset_bytes: int, length_bytes: int) 
 
 def read_piece(root_fd: int, path: str, offset_bytes: int) -> Piece:
     """One piece of a regular file; empty at its end and beyond."""
-    with _file(root_fd, path) as (fd, size_bytes):
+    with opened_file(root_fd, path) as (fd, size_bytes):
         data = bytearray()
         while len(data) < MAX_PIECE_BYTES:
             part = os.pread(fd, MAX_PIECE_BYTES - len(data), offset_bytes + len(data))
@@ -192,7 +192,8 @@ def _opened(root_fd: int, directory: str) -> Iterator[int]:
 
 
 @contextmanager
-def _file(root_fd: int, path: str) -> Iterator[tuple[int, int]]:
+def opened_file(root_fd: int, path: str) -> Iterator[tuple[int, int]]:
+    """A regular file's descriptor, and its size."""
     directory, name = parent_of(path)
     with _opened(root_fd, directory) as dir_fd:
         try:

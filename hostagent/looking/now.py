@@ -6,9 +6,10 @@ host 1 answers: it may be away, or have let go of the volume.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from controller.api import messages as m
+from controller.api.changed import FileExtents, FsExtents, Range
 from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from controller.api.file_names import to_wire
@@ -64,6 +65,14 @@ class NowFiles:
         assert isinstance(answer, FsEntries)
         return answer
 
+    async def extents(self, path: str) -> FileExtents:
+        """Where a file lies, with what is dirty of it written out."""
+        answer = await self._ask(
+            "fs.extents", FsExtents(data_set=self._data_set, path=to_wire(path))
+        )
+        assert isinstance(answer, FileExtents)
+        return answer
+
     async def digest(self, path: str, offset_bytes: int, length_bytes: int) -> DigestInfo:
         """Digest a part of a file."""
         answer = await self._ask("fs.digest", FsDigest(
@@ -77,18 +86,19 @@ class NowFiles:
 
 
 async def first_difference(
-    size_bytes: int, one: DigestOf, path: str, two: DigestOf, other: str
+    ranges: Sequence[Range], one: DigestOf, path: str, two: DigestOf, other: str
 ) -> int | None:
-    """Offset of the first part in which two files of a size differ; None where they are the same.
+    """Offset of the first part in which two files differ; None where these ranges are the same.
 
     Reads both up to there, part by part.
     """
-    offset_bytes = 0
-    while offset_bytes < size_bytes:
-        length_bytes = min(MAX_DIGEST_BYTES, size_bytes - offset_bytes)
-        if await one(path, offset_bytes, length_bytes) != await two(
-            other, offset_bytes, length_bytes
-        ):
-            return offset_bytes
-        offset_bytes += length_bytes
+    for start_bytes, size_bytes in ranges:
+        offset_bytes, end_bytes = start_bytes, start_bytes + size_bytes
+        while offset_bytes < end_bytes:
+            length_bytes = min(MAX_DIGEST_BYTES, end_bytes - offset_bytes)
+            if await one(path, offset_bytes, length_bytes) != await two(
+                other, offset_bytes, length_bytes
+            ):
+                return offset_bytes
+            offset_bytes += length_bytes
     return None

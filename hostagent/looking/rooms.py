@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from hostagent.jobs.ports import Clock
+from hostagent.looking.marks import Marks
 
 IDLE_S = 60.0
 """A client that says nothing for so long is taken for dead."""
@@ -43,6 +44,7 @@ class Room:
     """Where host 1 has the volume: operators name files by it."""
     host1: str
     root: Path
+    marks: Marks
     used_s: float
     visitors: int = 0
     closing: asyncio.Event = field(default_factory=asyncio.Event)
@@ -57,10 +59,16 @@ class Rooms:
         self._rooms: dict[str, Room] = {}
 
     def open(
-        self, job: str, data_set: str, mountpoint: PurePosixPath, host1: str, root: Path
+        self,
+        job: str,
+        data_set: str,
+        mountpoint: PurePosixPath,
+        host1: str,
+        root: Path,
+        marks: Marks,
     ) -> Room:
         """Let visitors in."""
-        room = Room(job, data_set, mountpoint, host1, root, self._clock.monotonic())
+        room = Room(job, data_set, mountpoint, host1, root, marks, self._clock.monotonic())
         self._rooms[job] = room
         return room
 

@@ -1,4 +1,4 @@
-"""The verbs of looking: `fs.list` and `fs.digest` of host 1, `look.*` of host 2.
+"""The verbs of looking: `fs.list`, `fs.digest` and `fs.extents` of host 1, `look.*` of host 2.
 
 Owns the table from verb to answer. Must not know how anything is found. Fails by raising
 RejectedError.
@@ -30,6 +30,7 @@ class LookVerbs:
         self.verbs: dict[str, Callable[[Any, Request], Awaitable[Answer]]] = {
             "fs.list": self._fs_list,
             "fs.digest": self._fs_digest,
+            "fs.extents": self._fs_extents,
             "look.list": self._look_list,
             "look.read": self._look_read,
             "look.diff": self._look_diff,
@@ -41,6 +42,9 @@ class LookVerbs:
 
     async def _fs_digest(self, params: m.FsDigest, _request: Request) -> Answer:
         return Answer(result=await self._files.digest(params))
+
+    async def _fs_extents(self, params: m.FsExtents, _request: Request) -> Answer:
+        return Answer(result=await self._files.extents(params))
 
     async def _look_list(self, params: m.LookList, _request: Request) -> Answer:
         return Answer(result=await self._desk.list(params))

@@ -280,3 +280,29 @@ def test_an_agent_that_hangs_or_dies_leaves_nothing_frozen(
         pair.launch_agent(1)
     pair.wait_online("host1")
     world.until_mounted()
+
+
+def test_a_file_comes_back_from_a_backup_that_is_still_being_copied(world: World) -> None:
+    pair, files = world.pair, world.files
+    for _, local in SLOTS:
+        for limit in ("1GiB", "1MiB"):
+            # In sync first, so that there is next to nothing to be copied slowly.
+            pair.trilun("pair", "resync", local, "--rate-limit", limit)
+            pair.trilun("pair", "wait", local, "PAIR")
+            pair.trilun("pair", "split", local)
+    (files / "bulk").write_bytes(os.urandom(40 * MIB))
+    (files / "ledger").write_bytes(os.urandom(MIB))
+    good = (files / "ledger").read_bytes()
+    local = pair.trilun("backup", DATA_SET, "--quick", "--label", "now")["receipt"]["backup_pair"]
+    assert world.backups()[0]["behind"], "the copy takes 40 s"
+    (files / "ledger").write_bytes(os.urandom(2 * MIB))
+    (files / "later").write_text("stays")
+    assert "ledger" in {each["name"] for each in pair.trilun("ls", "/")["entries"]}
+    receipt = pair.trilun("restore", "--conflict", "overwrite", "ledger")["receipt"]
+    assert receipt["backup_pair"] == local
+    world.until_mounted()
+    assert (files / "ledger").read_bytes() == good
+    assert (files / "later").read_text() == "stays"
+    pair.trilun("pair", "resync", local, "--rate-limit", "1GiB")
+    pair.trilun("pair", "wait", local, "PAIR")
+    assert not any(slot["behind"] for slot in world.backups())

@@ -165,10 +165,15 @@ class Campaign:
             # Nothing that was acknowledged before is missing, nothing that came after is there.
             floor.check(self.machines.image("third"), "third, after the mark")
         pairs = await self.machines.until(
-            lambda pairs: all_in_sync(pairs) or (remote_in_sync(pairs) and _marked(pairs)),
+            lambda pairs: (
+                all_in_sync(pairs)
+                or (remote_in_sync(pairs) and (_marked(pairs) or (not done and _cut_off(pairs))))
+            ),
             "all is in PAIR but for the mark",
         )
-        if _marked(pairs):
+        if _cut_off(pairs):
+            await self._local_resync()
+        elif _marked(pairs):
             third = self.machines.image("third")
             await self._writes(self.host1, 20)
             assert self.machines.image("third") == third, "the split third volume has changed"
@@ -253,10 +258,13 @@ class Campaign:
         asked = m.PairResync(name="local")
         await self._command("pair.resync", asked, "during a local resync", node="ctl2")
         pairs = await self.machines.until(
-            lambda pairs: all_in_sync(pairs) or (remote_in_sync(pairs) and _marked(pairs)),
+            lambda pairs: (
+                all_in_sync(pairs)
+                or (remote_in_sync(pairs) and (_marked(pairs) or _cut_off(pairs)))
+            ),
             "the local pair follows again, or was never told to",
         )
-        if _marked(pairs):
+        if _marked(pairs) or _cut_off(pairs):
             await self.machines.do("ctl2", "pair.resync", asked)
         await self.machines.until(all_in_sync, "all is in PAIR after a local resync")
 
@@ -305,6 +313,18 @@ def _marked(pairs: Pairs) -> bool:
     """Split by the mark, and not by the guard that keeps a consistent copy for a moment."""
     local = pairs["local@ctl2"]
     return local.state is S.PSUS and local.split_label == MARK
+
+
+def _cut_off(pairs: Pairs) -> bool:
+    """The mark had split, and the death came before its S-VOL was on disk: no backup, and named."""
+    local = pairs["local@ctl2"]
+    return (
+        local.state is S.PSUS
+        and not local.split_label
+        and not local.guarded
+        and "no point in time" in local.reason
+        and _is_named(local.next_step)
+    )
 
 
 def _split(pairs: Pairs) -> bool:

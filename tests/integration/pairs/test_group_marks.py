@@ -130,7 +130,7 @@ async def test_an_answer_that_comes_too_late_leaves_no_backup_anywhere(
                 real(owner, arrived)  # type: ignore[arg-type]
 
         monkeypatch.setattr(PairOwner, "message", message)
-        error = await refused(a, "group.mark", marks("one", deadline_s=0.2))
+        error = await refused(a, "group.mark", marks("one", deadline_s=5.0))
         assert (error.code, "'p5' did not confirm in time" in error.message) == (Code.NO_PEER, True)
         monkeypatch.undo()
         await all_in(b, LOCALS, S.PAIR)
@@ -190,6 +190,17 @@ async def test_what_nobody_kept_follows_again_when_the_link_was_away(tmp_path: P
         await linked(a, b)
         await all_in(b, NAMES, S.PAIR)
         assert kept(b) == {("monday", True)}, "what was kept stays"
+
+
+async def test_what_an_operator_split_by_hand_meanwhile_is_part_of_it(tmp_path: Path) -> None:
+    async with thirds(tmp_path) as (a, b):
+        await a.do("group.mark", marks("one"))
+        for name in LOCALS:
+            await b.do("pair.split", m.PairSplit(name=name))
+        assert kept(b) == {("", True)}
+        assert (await b.do("backup.settle", settle("one"))).verdict is Verdict.ACCEPTED
+        assert kept(b) == {("monday", True)}
+        assert (await b.do("backup.settle", settle("one"))).verdict is Verdict.NO_OP
 
 
 async def test_a_backup_is_given_up_as_one(tmp_path: Path) -> None:

@@ -69,6 +69,39 @@ class HeldCommit:
 # ---------------------------------------------------------------- views
 
 
+async def test_a_copy_back_waits_for_views_since_a_mirror_is_its_end(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as (a, b):
+        await chain(a, b, size_bytes=SIZE)
+        await b.do("pair.split", m.PairSplit(name="local"))
+        await a.do("pair.split", m.PairSplit(name="remote"))
+        await b.until("remote", m.PairState.SSUS)
+        await b.do("view.open", m.ViewOpen(volume="third", view="v"))
+        back = m.PairResync(name="local", direction=m.Direction.REVERSE, force=True)
+        error = await refused(b, "pair.resync", back)
+        assert error.code is Code.IN_USE
+        assert "a view of 'third' is open" in error.message
+        assert b.pair("local").state is m.PairState.PSUS
+        await b.do("view.close", m.Named(name="v"))
+        await b.do("pair.resync", back)
+        await b.until("local", m.PairState.PAIR)
+
+
+async def test_marks_are_told_only_of_a_backup_that_is_looked_into(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as (a, b):
+        await chain(a, b, size_bytes=SIZE)
+        await a.do("backup.mark", m.BackupMark(remote_pair="remote", local_pair="local"))
+        await b.do("view.open", m.ViewOpen(volume="third", view="v"))
+        await write(a.volume("first"), 2 * BLOCK, b"n" * BLOCK)
+        asked = m.PairChanged(name="local", view="v", ranges=[(0, SIZE)])
+        told = (await b.do("pair.changed", asked)).result
+        assert told == m.ChangedRanges(ranges=[(2 * BLOCK, BLOCK)])
+        other = m.PairChanged(name="remote", view="v", ranges=[(0, SIZE)])
+        assert (await refused(b, "pair.changed", other)).code is Code.WRONG_STATE
+        # The pair may be another backup from here on, with marks of its own.
+        await b.do("view.close", m.Named(name="v"))
+        assert (await refused(b, "pair.changed", asked)).code is Code.NOT_FOUND
+
+
 async def test_a_view_changes_nothing_and_keeps_copies_away(tmp_path: Path) -> None:
     async with two_nodes(tmp_path) as (a, b):
         await chain(a, b, size_bytes=SIZE)

@@ -30,11 +30,11 @@ class Ledger:
             self.acknowledged = number
             self._grown.notify_all()
 
-    def wait_for(self, number: int) -> None:
+    def wait_for(self, number: int, within_s: float = BEGIN_WITHIN_S) -> None:
         """Wait until so many are acknowledged."""
         with self._grown:
-            reached = self._grown.wait_for(lambda: self.acknowledged >= number, BEGIN_WITHIN_S)
-            assert reached, f"{self.acknowledged} of {number} commits in {BEGIN_WITHIN_S} s"
+            reached = self._grown.wait_for(lambda: self.acknowledged >= number, within_s)
+            assert reached, f"{self.acknowledged} of {number} commits in {within_s} s"
 
     def judge(self, numbers: Sequence[int], at_least: int, at_most: int) -> None:
         """All that was acknowledged before the split is there, and nothing begun after it."""

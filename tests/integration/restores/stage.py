@@ -83,7 +83,9 @@ class Stage:
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         """A command, left running."""
-        command = [str(BIN / "trilun"), "--broker", self.pair.broker, *arguments]
+        # A test run in the background has SIGINT ignored, and its children inherit that.
+        command = ["env", "--default-signal=INT", str(BIN / "trilun"), "--broker", self.pair.broker]
+        command += arguments
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def views(self) -> list[str]:

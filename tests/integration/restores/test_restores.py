@@ -118,6 +118,27 @@ def test_what_has_changed_is_told_by_path(stage: Stage) -> None:
     assert stage.trilun("diff", "same", expect=1).startswith("M same (mode)")
 
 
+def test_of_a_large_file_only_what_was_written_is_read(stage: Stage) -> None:
+    large = stage.files / "large"
+    before = large.stat()
+    large.touch()
+    found = stage.pair.trilun("diff", "large", check=False)
+    assert [(each["what"], each["detail"]) for each in found["differences"]] == [
+        ("metadata", "modification time")
+    ]
+    # Blocks of this small file system are smaller than those that are marked.
+    assert found["read_bytes"] <= 16 << 10
+    with large.open("r+b") as file:
+        file.seek(5 << 20)
+        file.write(b"here")
+    os.utime(large, ns=(before.st_atime_ns, before.st_mtime_ns))
+    found = stage.pair.trilun("diff", "large", check=False)
+    assert [(each["what"], each["detail"]) for each in found["differences"]] == [
+        ("changed", "content")
+    ]
+    assert 0 < found["read_bytes"] <= 64 << 10
+
+
 def test_a_dry_run_in_sync(stage: Stage) -> None:
     patterns = [f"{stage.files}/d/*.dat", "d/**/c.dat"]
     plan = stage.pair.trilun("restore", "--dry-run", *patterns)["plan"]

@@ -76,6 +76,7 @@ def test_a_backup_needs_no_command_name(asked: Any, name: list[str]) -> None:
     )
     params = asked("backup", *name, "--keep", "2", "--no-quiesce", "--split-remote", "demo")
     assert (params.keep, params.quiesce, params.split_remote) == (2, False, True)
+    assert asked("backup", *name, "demo", "--quick").quick
 
 
 def test_a_data_set_called_list_has_its_way(asked: Any) -> None:
@@ -143,9 +144,18 @@ def test_backups_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
             dirty_bytes=4096,
         ),
         m.BackupInfo(pair="local", volume="third", state="PAIR", is_backup=False),
+        m.BackupInfo(
+            pair="local-3",
+            volume="third-3",
+            state="PSUS",
+            is_backup=True,
+            behind=True,
+            dirty_bytes=4096,
+        ),
     ]
     text = printed([module.backup_table(slots)])
-    first, second = (line.split() for line in text.splitlines()[1:])
+    first, second, third = (line.split() for line in text.splitlines()[1:])
+    assert "PSUS, being copied -" in " ".join(third), "marks stand for what isn't copied, too"
     assert first[:3] == ["local-2", "third-2", "monday"]
     assert "2023-11-14 22:13:20 UTC" in text
     assert "trilun restore --from local-2 PATH..." in text

@@ -26,6 +26,7 @@ from hostagent.looking.first import FirstFiles
 from hostagent.looking.rooms import IDLE_S, Rooms
 from hostagent.programs import Blocking
 from tests.unit.hostagent.kit import ALL, Kit, once
+from tests.unit.hostagent.test_rooms import MARKS
 from tests.unit.hostagent.world import DATA_SET, FakeClock, World
 
 # ---------------------------------------------------------------- the job
@@ -125,7 +126,7 @@ class Desk:
         self.now.mkdir()
         self.blocking = Blocking(2)
         rooms = Rooms(FakeClock())
-        rooms.open("look-1", "ds", PurePosixPath("/srv/db"), "h1", self.backup)
+        rooms.open("look-1", "ds", PurePosixPath("/srv/db"), "h1", self.backup, MARKS)
         self.desk = LookDesk(rooms, self.blocking, self)
         self.asked: list[str] = []
 

@@ -1,11 +1,12 @@
 """iscsiadm's interface record: made before a login, and again when a crash has taken it away.
 
 Its stand-in keeps interfaces and nodes as files, as the real one does, and refuses what names an
-interface that isn't there.
+interface that isn't there, or whose file another command is just writing.
 """
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from hostagent import programs
 from hostagent.attach.attacher import LunAddress
 from hostagent.attach.open_iscsi import INTERFACE, OpenIscsiAttacher
 from hostagent.errors import ToolError
+from hostagent.records import RecordStore
 
 ADDRESS = LunAddress("192.0.2.1:3260", "iqn.2026-11.io.trilun:ctl1.first", 0)
 INITIATOR = "iqn.2026-11.io.trilun:host.host1"
@@ -25,20 +27,29 @@ ISCSIADM = """\
 cd "$(dirname "$0")"
 echo "$*" >>calls
 interface=$(expr "$*" : '.*-I \\([^ ]*\\)')
+target=$(expr "$*" : '.*-T \\([^ ]*\\)')
+file=iface-$interface
 case "$*" in
-"-m iface "*"-o new") [ ! -e "iface-$interface" ] || exit 15; : >"iface-$interface" ;;
-"-m iface "*"-n iface.initiatorname -v "*) echo "${*##* }" >"iface-$interface" ;;
-"-m iface "*) ;;
+"-m iface "*"-o new") [ ! -e "$file" ] || exit 15; : >"$file" ;;
+"-m iface "*"-o update -n "*)
+    name=$(expr "$*" : '.*-n \\([^ ]*\\)')
+    others=$(grep -v "^$name = " "$file")
+    : >"$file"
+    sleep 0.02
+    printf '%s\\n' "$others" "$name = ${*##* }" | grep . >"$file" ;;
+"-m iface "*) cat "$file" || exit 6 ;;
 *)
-    [ -e "iface-$interface" ] || { echo "iscsiadm: Could not read iface $interface"; exit 6; }
+    [ -e "$file" ] || { echo "iscsiadm: Could not read iface $interface"; exit 6; }
+    grep -q 'transport_name = tcp' "$file" || { echo "no transport for $interface"; exit 7; }
     case "$*" in
-    *"-o new") : >node ;;
-    *--login) [ -e node ] || exit 21; : >session ;;
-    *--logout) [ -e session ] || exit 21; rm session ;;
-    *"-o delete") [ -e node ] || exit 21; rm node ;;
+    *"-o new") : >"node-$target" ;;
+    *--login) [ -e "node-$target" ] || exit 21; : >"session-$target" ;;
+    *--logout) [ -e "session-$target" ] || exit 21; rm "session-$target" ;;
+    *"-o delete") [ -e "node-$target" ] || exit 21; rm "node-$target" ;;
     esac ;;
 esac
 """
+RECORD = f"iface.transport_name = tcp\niface.initiatorname = {INITIATOR}\n"
 
 
 @pytest.fixture
@@ -76,9 +87,9 @@ def test_the_interface_is_there_before_anything_names_it(
 ) -> None:
     device = attacher(tmp_path, sys).attach("first-demo", ADDRESS, writable=True)
     assert device.path == Path("/dev") / DISK
-    assert (host / f"iface-{INTERFACE}").read_text() == INITIATOR + "\n"
+    assert (host / f"iface-{INTERFACE}").read_text() == RECORD
     calls = (host / "calls").read_text().splitlines()
-    assert calls[0] == f"-m iface -I {INTERFACE} -o new"
+    assert calls[1] == f"-m iface -I {INTERFACE} -o new"
     named = f"-m node -T {ADDRESS.iqn} -p {ADDRESS.portal} -I {INTERFACE} "
     assert next(call for call in calls if call.startswith("-m node")) == f"{named}-o new"
     assert all(call.startswith(named) for call in calls if "-m node" in call)
@@ -87,9 +98,26 @@ def test_the_interface_is_there_before_anything_names_it(
 def test_an_interface_that_is_there_is_taken_and_told_our_name(
     host: Path, sys: Path, tmp_path: Path
 ) -> None:
-    (host / f"iface-{INTERFACE}").write_text("iqn.1999-01.old:name\n")
+    (host / f"iface-{INTERFACE}").write_text(RECORD.replace(INITIATOR, "iqn.1999-01.old:name"))
     attacher(tmp_path, sys).attach("first-demo", ADDRESS, writable=True)
-    assert (host / f"iface-{INTERFACE}").read_text() == INITIATOR + "\n"
+    assert (host / f"iface-{INTERFACE}").read_text() == RECORD
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_volumes_are_let_go_at_once(host: Path, none: Path, tmp_path: Path, known: bool) -> None:
+    """No command reads the record of the interface while another writes it."""
+    mine = attacher(tmp_path, none)
+    names = [f"{ADDRESS.iqn}-{number}" for number in range(4)]
+    if known:
+        (host / f"iface-{INTERFACE}").write_text(RECORD)
+    for name in names:
+        (host / f"node-{name}").touch()
+        (host / f"session-{name}").touch()
+        record = {"portal": ADDRESS.portal, "iqn": name, "lun": ADDRESS.lun}
+        RecordStore(tmp_path / "state/open-iscsi").save(name[-1], record)
+    with ThreadPoolExecutor(len(names)) as threads:
+        list(threads.map(lambda name: mine.detach(name[-1]), names))
+    assert [path.name for path in host.iterdir() if path.name.startswith(("node", "session"))] == []
 
 
 def test_a_detach_makes_the_interface_again(
@@ -100,9 +128,9 @@ def test_a_detach_makes_the_interface_again(
     (host / f"iface-{INTERFACE}").unlink()
     again = attacher(tmp_path, none)
     again.detach("first-demo")
-    assert not (host / "session").exists()
-    assert not (host / "node").exists()
-    assert (host / f"iface-{INTERFACE}").read_text() == INITIATOR + "\n"
+    assert not (host / f"session-{ADDRESS.iqn}").exists()
+    assert not (host / f"node-{ADDRESS.iqn}").exists()
+    assert (host / f"iface-{INTERFACE}").read_text() == RECORD
     calls = len((host / "calls").read_text().splitlines())
     again.detach("first-demo")
     assert len((host / "calls").read_text().splitlines()) == calls, "nothing is left to detach"
@@ -112,7 +140,7 @@ def test_a_detach_where_all_of_it_is_gone(
     host: Path, sys: Path, none: Path, tmp_path: Path
 ) -> None:
     attacher(tmp_path, sys).attach("first-demo", ADDRESS, writable=True)
-    for name in (f"iface-{INTERFACE}", "node", "session"):
+    for name in (f"iface-{INTERFACE}", f"node-{ADDRESS.iqn}", f"session-{ADDRESS.iqn}"):
         (host / name).unlink()
     attacher(tmp_path, none).detach("first-demo")
     assert attacher(tmp_path, sys).attached("first-demo", ADDRESS) is None

@@ -88,6 +88,19 @@ async def test_a_start_that_fails_in_an_undo_is_told(kit: Kit, world: World) -> 
     assert "it did not start" in info.error
 
 
+async def test_an_undo_does_not_wait_for_a_database_that_has_nothing_to_start_from(
+    kit: Kit, world: World
+) -> None:
+    world.database = database(DatabaseState.STOPPED)
+    world.writes_lost = True
+    info = await kit.run(JobKind.RESTORE, params("a"))
+    assert info.state is JobState.FAILED
+    assert "flushing sda failed" in info.error
+    assert "/srv/db is not mounted on h1: main will be started once it is" in info.error
+    assert "systemctl restart trilun-agent@h1" in info.next_step
+    assert world.recoveries == [False], "it is started once it is mounted"
+
+
 @pytest.mark.parametrize("moment", ["before db.recover", "after db.recover", "step recover ended"])
 async def test_an_agent_that_dies_beside_a_recovery_goes_on(
     kit: Kit, world: World, moment: str

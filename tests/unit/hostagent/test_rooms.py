@@ -7,8 +7,11 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from controller.api.errors import RejectedError
+from hostagent.looking.marks import Marks
 from hostagent.looking.rooms import IDLE_S, Room, Rooms
 from tests.unit.hostagent.world import FakeClock
+
+MARKS = Marks("c1", "rp", "c2", "lp", "view-1")
 
 
 @pytest.fixture
@@ -23,7 +26,7 @@ def rooms(clock: FakeClock) -> Rooms:
 
 @pytest.fixture
 def room(rooms: Rooms) -> Room:
-    return rooms.open("look-1", "ds", PurePosixPath("/srv"), "h1", Path("/run/view"))
+    return rooms.open("look-1", "ds", PurePosixPath("/srv"), "h1", Path("/run/view"), MARKS)
 
 
 def test_it_closes_when_nobody_comes(rooms: Rooms, room: Room, clock: FakeClock) -> None:

@@ -53,16 +53,24 @@ def slots_of(draw: st.DrawFn) -> list[m.BackupInfo]:
         state = draw(STATES)
         backup = state is P.PSUS and draw(st.booleans())
         undo = f"whole-{number:010x}" if backup and draw(st.booleans()) else ""
-        found.append(slot(f"p{number}", state, number=number, is_backup=backup, undo_of=undo))
+        more = {"is_backup": backup, "undo_of": undo, "behind": backup and draw(st.booleans())}
+        found.append(slot(f"p{number}", state, number=number, **more))
     return found
+
+
+def whole(slots: list[m.BackupInfo]) -> list[m.BackupInfo]:
+    """The backups that are copied, newest first."""
+    return newest_first(
+        [each for each in slots if each.is_backup and not each.undo_of and not each.behind]
+    )
 
 
 @given(slots_of(), st.none() | st.integers(0, 7))
 def test_no_backup_that_is_kept_is_ever_overwritten(
     slots: list[m.BackupInfo], keep: int | None
 ) -> None:
-    """Nor what is kept for an undo."""
-    backups = newest_first([each for each in slots if each.is_backup and not each.undo_of])
+    """Nor what is kept for an undo, nor what isn't copied yet."""
+    backups = whole(slots)
     free = [each for each in slots if not each.is_backup and each.state not in ("RCPY", "SMPL")]
     kept = keep if keep is not None else (1 if len(slots) > 1 else 0)
     if (not free and len(backups) <= kept) or not (free or backups):
@@ -91,7 +99,7 @@ def test_an_undo_takes_nothing_that_anybody_wants(
         for each in slots
         if not each.is_backup and each.state not in ("RCPY", "SMPL") and each is not source
     ]
-    backups = newest_first([each for each in slots if each.is_backup and not each.undo_of])
+    backups = whole(slots)
     older = [] if keep is None else [each for each in backups[keep:] if each is not source]
     if not free and not older:
         with pytest.raises(RejectedError) as caught:
@@ -227,6 +235,19 @@ def test_what_a_slot_holds() -> None:
     ):
         assert not changed.is_backup
     assert describe(SLOT, "c2", "second", pair_info("lp"), third).label == ""
+
+
+def test_a_backup_that_is_being_copied_is_read_from_and_left_alone() -> None:
+    half = volume_info("third").model_copy(update={"consistent": False})
+    copied = pair_info("lp", state=P.PSUS, split_label="x", backup_number=2, behind=True)
+    info = describe(SLOT, "c2", "second", copied, half)
+    assert (info.is_backup, info.behind, info.reason) == (True, True, "")
+    assert choose_for_restore([info], "") == choose_for_restore([info], "x") == info
+    with pytest.raises(RejectedError, match="'x' in 'lp' is being copied still") as caught:
+        choose_for_backup([info], 0)
+    assert "trilun pair wait lp PSUS" in caught.value.next_step
+    begun = copied.model_copy(update={"state": P.COPY})
+    assert not describe(SLOT, "c2", "second", begun, half).is_backup
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,8 @@ class World:
     """Key to volume, on host 2."""
     released_for: str = ""
     first_mounted: bool = True
+    writes_lost: bool = False
+    """Host 1 can't flush the first volume, and leaves it for its operator to mount."""
     frozen: bool = False
     freezes: int = 0
     frozen_at_mark: list[bool] = field(default_factory=list)
@@ -211,16 +213,19 @@ class World:
 
     def fs_release(self, node: str, params: m.FsRelease) -> m.HostFs:
         assert node == "h1"
-        self.released_for, self.first_mounted = params.job, False
+        self.first_mounted = False
+        if self.writes_lost:
+            raise HostError("flushing sda failed", "mount it anew")
+        self.released_for = params.job
         return self._fs()
 
     def fs_reclaim(self, node: str, params: m.FsReclaim) -> m.HostFs:
         assert self.remote is not P.RCPY, "not while the first volume is being replaced"
-        self.released_for, self.first_mounted = "", True
+        self.released_for, self.first_mounted = "", not self.writes_lost
         return self._fs()
 
     def db_show(self, node: str, params: m.DataSetNamed) -> m.RecoveryInfo:
-        running, self.recovering = self.recovering, False
+        running, self.recovering = self.recovering, self.writes_lost
         databases = [self.database] if self.database else []
         names = [one.name for one in databases]
         return m.RecoveryInfo(
@@ -233,7 +238,7 @@ class World:
 
     def db_recover(self, node: str, params: m.DbRecover) -> m.RecoveryInfo:
         assert node == "h1"
-        assert self.first_mounted, "a database is started on a mounted file system"
+        assert self.first_mounted or self.writes_lost, "nothing is mounted that it could start from"
         self.recovered_for, self.recovering = params.job or "", True
         self.recoveries.append(params.check)
         return self.db_show(node, m.DataSetNamed(data_set="ds"))
