@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
+from controller.volume.bitmap import DirtyBitmap, block_range
 from controller.volume.store import BlockStore, StoreDone, StoreError, StoreFault
 from tests.sim.loop import Epoch
 
@@ -40,6 +41,11 @@ class Faults:
     """What a slow flush takes at most."""
     read_s: float = 0.01
     """What a cold read takes at most."""
+
+    def only_slow(self) -> None:
+        """From now on nothing fails, and most flushes take their time."""
+        self.read_error = self.write_error = self.flush_error = self.no_space = 0.0
+        self.slow_flush = 0.7
 
     def strikes(self, rng: Random, rate: float) -> bool:
         """Whether a fault happens now."""
@@ -159,6 +165,8 @@ class SimDisk:
         self.rng = rng
         self.faults = faults
         self.loop = loop
+        self.shares = rng.random() < 0.5
+        """Whether a file may share extents with another."""
         self.files: dict[str, Image] = {}
         self.epoch: Epoch | None = None
         self.on_write: Callable[[str, int, int], None] = lambda _name, _offset, _length: None
@@ -225,6 +233,7 @@ class SimStore:
         self._image = image
         self._epoch = epoch
         self._closed = False
+        self._twin: tuple[SimStore, DirtyBitmap] | None = None
         self._flushing = False
         self._flush_waiters: list[StoreDone] = []
 
@@ -272,11 +281,25 @@ class SimStore:
 
         self._disk.loop.call_later(rng.uniform(0.0001, faults.read_s), arrive)
 
+    def share_with(self, source: BlockStore | None, held: DirtyBitmap | None) -> None:
+        """On a disk that can: what is written there is the other's, whatever comes."""
+        if self._disk.shares and isinstance(source, SimStore) and held is not None:
+            self._twin = (source, held)
+        else:
+            self._twin = None
+
     def write(self, offset_bytes: int, data: memoryview, done: StoreDone) -> None:
         """Into the cache, at once."""
         if self._dead(done):
             return
-        self._put(offset_bytes, bytes(data), done)
+        put = bytes(data)
+        if self._twin is not None:
+            source, held = self._twin
+            first, count = block_range(offset_bytes, len(data))
+            whole = not (offset_bytes | len(data)) % BLOCK_BYTES
+            if whole and held.count_in(first, count) == count:
+                put = bytes(source._image.live[offset_bytes : offset_bytes + len(data)])
+        self._put(offset_bytes, put, done)
 
     def _put(self, offset_bytes: int, data: bytes, done: StoreDone, *, hole: bool = False) -> None:
         assert offset_bytes + len(data) <= self.size_bytes

@@ -173,6 +173,16 @@ class History:
                 return wrong
         return None
 
+    def newest_in(self, image: bytes | bytearray) -> int:
+        """When the newest of the writes in an image began; -1 where there is none."""
+        newest = -1
+        for sector in range(self.sectors):
+            number = author(image[sector * SECTOR_BYTES : (sector + 1) * SECTOR_BYTES], sector)
+            version = self.known.get(number)
+            if version is not None:
+                newest = max(newest, version.started)
+        return newest
+
     def wrong_instant(self, image: bytes | bytearray, began: int, ended: int) -> Wrong | None:
         """Why an image is no single instant of this volume between two events (law L11).
 

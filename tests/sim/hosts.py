@@ -18,6 +18,7 @@ from tests.sim.loop import Died
 from tests.sim.machine import Machine
 from tests.sim.oracle import Oracle
 
+TIRED = 8
 AT_THE_DOOR = {LunFault.WRITE_PROTECTED, LunFault.NOT_READY}
 
 
@@ -40,7 +41,11 @@ class Host:
 
     def tire(self) -> None:
         """Slow down: the bad times are over but for a command that waits for its answer."""
-        self._pause_s *= 8
+        self._pause_s *= TIRED
+
+    def rest(self) -> None:
+        """Be as quick again as before."""
+        self._pause_s /= TIRED
 
     async def run(self) -> None:
         """Work until told to stop."""
@@ -64,7 +69,7 @@ class Host:
 
     def _come_and_go(self) -> None:
         """Be logged in, or not, for a while; only a P-VOL's hosts are seen that way (law L12)."""
-        if self._volume not in ("first", "fourth"):
+        if self._machine.name == "b":
             return
         if self._rng.random() < 0.02:
             self._logged_in = not self._logged_in

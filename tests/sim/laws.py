@@ -11,7 +11,6 @@ from functools import cached_property
 
 from pydantic import ValidationError
 
-from controller.api.messages import Role
 from controller.catalogue import LAYOUT as CATALOGUE_LAYOUT
 from controller.catalogue import Contents, VolumeRecord
 from controller.pair.record import PairRecord
@@ -101,11 +100,6 @@ class Half:
         return covered
 
 
-def bitmap_name(record: PairRecord) -> str:
-    """The name of a side's bitmap file."""
-    return f"{record.id}.{'p' if record.role is Role.P_VOL else 's'}.bitmap"
-
-
 def _bits(record: PairRecord, blocks: int, raw: bytes | bytearray) -> DirtyBitmap:
     bitmap = DirtyBitmap(blocks)
     pair_id = bytes.fromhex(record.id)
@@ -127,7 +121,7 @@ def halves(data: Files, meta: Files) -> Iterator[Half]:
     volumes = {volume.name: volume for volume in contents.volumes}
     for record in contents.pairs:
         volume = volumes[record.volume]
-        name = bitmap_name(record)
+        name = record.bitmap_name
         if name not in meta:
             raise ValueError(f"pair '{record.name}' has no bitmap file")
         yield Half(

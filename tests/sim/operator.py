@@ -25,6 +25,7 @@ from tests.sim.oracle import Oracle
 from tests.sim.weather import Habits
 
 ANSWER_WITHIN_S = 400.0
+HOME_WITHIN_S = 600
 PARTED = (m.PairState.PSUS, m.PairState.PSUE)
 
 
@@ -56,6 +57,12 @@ class Answered:
         return self.outcome is not None and self.outcome.verdict is Verdict.ACCEPTED
 
 
+def turned(plan: PairPlan) -> PairPlan:
+    """The plan behind a swap."""
+    p_end, s_end = (plan.p_machine, plan.p_volume), (plan.s_machine, plan.s_volume)
+    return PairPlan(plan.name, plan.kind, *s_end, *p_end, plan.mode, plan.fence)
+
+
 class Operator:
     """Gives commands."""
 
@@ -73,6 +80,8 @@ class Operator:
         self.size_bytes = size_bytes
         self.habits = habits
         self.commands = 0
+        self.under_way = 0
+        """Commands that have no answer yet."""
         self.on_command: Callable[[Machine], None] = lambda _machine: None
         """Told when a command is on its way."""
 
@@ -87,6 +96,7 @@ class Operator:
             return Answered(died=True)
         self.oracle.event(f"{text} ...")
         self.on_command(machine)
+        self.under_way += 1
         try:
             async with asyncio.timeout(ANSWER_WITHIN_S):
                 outcome: Outcome = await machine.ask(machine.node.commands.carry_out(verb, params))
@@ -99,6 +109,8 @@ class Operator:
         except TimeoutError:
             self.oracle.broken("ANSWER", f"{text}: no answer in {ANSWER_WITHIN_S:.0f} s")
             return Answered(died=True)
+        finally:
+            self.under_way -= 1
         self.oracle.event(f"{text}: {outcome.verdict.value} {outcome.message}")
         return Answered(outcome=outcome)
 
@@ -219,6 +231,33 @@ class Operator:
         machine = self.oracle.machines[plan.s_machine]
         return await self.give(machine, "pair.takeover", m.PairTakeover(name=plan.name))
 
+    async def swap(self, plan: PairPlan) -> Answered:
+        """Exchange the roles by agreement."""
+        params = m.PairSwap(name=plan.name, to=plan.s_machine)
+        return await self.give(self.oracle.machines[plan.p_machine], "pair.swap", params)
+
+    async def swap_alone(self, plan: PairPlan) -> Answered:
+        """The same behind a takeover: what the P-VOL had beyond it is given up."""
+        params = m.PairSwap(name=plan.name, to=plan.s_machine)
+        with self._naming(plan, m.Direction.FORWARD):
+            return await self.give(self.oracle.machines[plan.s_machine], "pair.swap", params)
+
+    async def bring_home(self, plan: PairPlan) -> None:
+        """Exchange a remote pair's roles once more, where one is not where the plan has it."""
+        assert plan.kind is m.PairKind.REMOTE
+        away = turned(plan)
+        for _ in range(HOME_WITHIN_S):
+            p, s = self.record(away, m.Role.P_VOL), self.record(away, m.Role.S_VOL)
+            if p is None and s is None:
+                return
+            if p is not None and s is not None:
+                if p.state is m.PairState.PAIR:
+                    await self.swap(away)
+                elif p.state is m.PairState.PSUS:
+                    await self.resync(away, reverse=False)
+            await asyncio.sleep(1.0)
+        self.oracle.broken("L3", f"'{plan.name}' has no P-VOL and S-VOL again after a swap")
+
     async def verify(self, plan: PairPlan, *, repair: bool, limited: bool) -> Answered:
         """Compare both sides under I/O; the oracle looks at what is found (law VERIFY)."""
         limit = 1 << 20 if limited else None
@@ -305,6 +344,17 @@ class Operator:
         """Whether a pair is in sync."""
         record = self.record(plan, m.Role.P_VOL)
         return record is not None and record.state is m.PairState.PAIR
+
+    async def bring_in_sync(self, plans: list[PairPlan]) -> None:
+        """Resynchronise what is parted, and wait a while until all of them are in PAIR."""
+        for plan in plans:
+            record = self.record(plan, m.Role.P_VOL)
+            if record is not None and record.state in PARTED:
+                await self.resync(plan, reverse=False)
+        for _ in range(40):
+            if all(map(self.in_pair, plans)):
+                return
+            await asyncio.sleep(0.1)
 
     async def replace(self, machine: Machine, volume: str) -> None:
         """Delete a volume with its pairs, and make it anew."""

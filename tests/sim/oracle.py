@@ -86,8 +86,8 @@ class Oracle:
     """By pair id: what the P-VOL held at the instant of its last quick split."""
     logs: dict[Key, tuple[int, IntentRecord | None]] = field(default_factory=dict)
     """What each log says on disk, with the version of the file."""
-    watches: dict[tuple[str, Role], SideWatch] = field(default_factory=dict)
-    """By pair id and role: who watches the sides that run now."""
+    watches: dict[str, SideWatch] = field(default_factory=dict)
+    """By the name of a side's bitmap: who watches the sides that run now."""
     generations: set[str] = field(default_factory=set)
     """Those that a write has begun."""
     on_state: Callable[[PairRecord], None] = lambda _record: None
@@ -173,19 +173,19 @@ class Oracle:
     def _watch_sides(self, machine: Machine, volume: Volume) -> None:
         for tracker in volume.trackers:
             assert isinstance(tracker, PairSide)
-            key = (tracker.record.id, tracker.record.role)
+            key = tracker.record.bitmap_name
             known = self.watches.get(key)
             if known is None:
                 # Made while its controller was stopping, it may have been written already.
                 self.generations.add(tracker.record.current)
             if known is None or known.side is not tracker:
                 self.watches[key] = SideWatch(self, machine, tracker)
+            self.watches[key].note_role()
 
     def watch_of_other(self, record: PairRecord) -> SideWatch | None:
         """Who watches the other side of a pair, while that runs."""
-        role = Role.S_VOL if record.role is Role.P_VOL else Role.P_VOL
-        watch = self.watches.get((record.id, role))
-        return watch if watch is not None and watch.runs else None
+        both = (self.watches.get(f"{record.id}.{half}.bitmap") for half in "ps")
+        return next((w for w in both if w and w.runs and w.side.record is not record), None)
 
     def _point_in_time(
         self,

@@ -8,14 +8,16 @@ failure of its own.
 from __future__ import annotations
 
 import asyncio
-from random import Random
+import contextlib
 
 from controller.api import messages as m
 from controller.api.codes import Code
 from tests.sim import laws
+from tests.sim.group_backups import GroupBackups
 from tests.sim.machine import Machine
 from tests.sim.operator import ANSWER_WITHIN_S, REFUSED_FULL, Operator, PairPlan, split_brain
 from tests.sim.oracle import Oracle
+from tests.sim.unprodded import copies_behind_end, machines_up
 
 WITHIN_S = 600.0
 PAUSE_S = 1.0
@@ -27,18 +29,33 @@ class Quiet:
     """Brings everything to PAIR and looks at it."""
 
     def __init__(
-        self, oracle: Oracle, operator: Operator, hosts: list[asyncio.Future[None]]
+        self,
+        oracle: Oracle,
+        operator: Operator,
+        hosts: list[asyncio.Future[None]],
+        groups: GroupBackups | None = None,
     ) -> None:
         self._oracle = oracle
+        self._groups = groups
         self._hosts = hosts
         self._operator = operator
         self._waited: dict[str, int] = {}
 
+    async def converge(self) -> None:
+        """Bring everything to PAIR while hosts go on, as far as a while is enough for that."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(WITHIN_S / 10):
+                await self._converge()
+
     async def run(self) -> None:
         """Converge, then check laws L2 and L3."""
+        await copies_behind_end(self._oracle, self._operator)
         try:
             async with asyncio.timeout(WITHIN_S):
                 await self._converge()
+                if self._groups is not None and self._groups.possible:
+                    await self._groups.in_vain()
+                    await self._converge()
                 while not (self._oracle.broke or await self._rested()):
                     # A connection that died half open is noticed late, and all goes on from there.
                     await self._converge()
@@ -65,26 +82,16 @@ class Quiet:
 
     async def _converge(self) -> None:
         while True:
-            for machine in self._oracle.machines.values():
-                if machine.up and self._metadata_failed(machine):
-                    # Nothing it says can be durable any more; an operator ends the process.
-                    self._oracle.event(f"{machine.name} is ended: its metadata failed")
-                    machine.crash(Random(0), "keep")
-                if not machine.up:
-                    await machine.start()
+            await machines_up(self._oracle)
             await self._close_views()
+            if self._groups is not None:
+                await self._groups.give_up_forgotten()
+                self._groups.look()
             if await self._mended() and await self._pairs():
                 return
             if self._oracle.broke:
                 return
             await asyncio.sleep(PAUSE_S)
-
-    @staticmethod
-    def _metadata_failed(machine: Machine) -> bool:
-        node = machine.node
-        return node.catalogue._ring._failed is not None or any(
-            owner.side.bitmap_file._failed is not None for owner in node.pairs.owners()
-        )
 
     async def _close_views(self) -> None:
         machine = self._oracle.machines["b"]
@@ -119,8 +126,9 @@ class Quiet:
                 waited = self._waited.get(plan.name, 0) + 1
                 self._waited[plan.name] = waited
                 running = p.state in (m.PairState.COPY, m.PairState.RCPY)
-                by_itself = p.behind or p.state is m.PairState.PSUE
-                if running or (waited % PATIENCE and by_itself):
+                # What was marked for a backup that never came to be follows again by itself.
+                running |= p.guarded and bool(p.instant)
+                if running or p.behind or (waited % PATIENCE and p.state is m.PairState.PSUE):
                     continue
                 if not (split_brain(p) and await self._resolved(plan)):
                     await self._resync(plan)

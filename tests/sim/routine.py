@@ -7,16 +7,33 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from random import Random
 
 from controller.api import messages as m
 from controller.pair.record import PairRecord
+from controller.volume.volume import Volume
+from tests.sim.group_backups import GroupBackups
+from tests.sim.looking import look_through
 from tests.sim.loop import Died
 from tests.sim.machine import Machine
 from tests.sim.operator import PARTED, Operator, PairPlan, split_brain
+from tests.sim.oracle import Oracle
+from tests.sim.weather import Habits
 
 
 class Routine(Operator):
     """An operator at work."""
+
+    def __init__(
+        self,
+        oracle: Oracle,
+        rng: Random,
+        plans: list[PairPlan],
+        size_bytes: int,
+        habits: Habits,
+    ) -> None:
+        super().__init__(oracle, rng, plans, size_bytes, habits)
+        self.groups = GroupBackups(self)
 
     async def random(self) -> None:
         """Something an operator might do now."""
@@ -25,6 +42,7 @@ class Routine(Operator):
         can: list[tuple[float, Callable[[], Awaitable[object]]]] = [
             (0.08, self._look),
             (self.habits.mark, self.backup),
+            (self.habits.mark if self.groups.possible else 0.0, self.groups.backup),
             (0.08, self._view),
             (self.habits.delete, lambda: self.delete(plan, force=rng.random() < 0.3)),
             (self.habits.restore, self.restore),
@@ -105,6 +123,18 @@ class Routine(Operator):
         if state is not m.PairState.COPY and rng.random() < 0.5:
             await self.resync(plan, reverse=False, named=rng.random() < 0.6, limited=True)
         await self.split(plan, writable=rng.random() < 0.2, quick=True)
+        if rng.random() < 0.5:
+            await self._open_view()
+            if rng.random() < 0.8:
+                await self._close_view()
+
+    async def part_quickly(self) -> None:
+        """A quick split of what mirrors hosts' writes: it has to end by itself."""
+        local = self.plans[1]
+        await self.split(local, writable=False)
+        await asyncio.sleep(self.rng.uniform(1, 3))
+        await self.split(local, writable=False, quick=True)
+        await asyncio.sleep(self.rng.uniform(0, 0.5))
 
     async def _look(self) -> None:
         machine = self.rng.choice(list(self.oracle.machines.values()))
@@ -112,26 +142,34 @@ class Routine(Operator):
         await self.give(machine, verb, m.Empty())
 
     async def _view(self) -> None:
-        machine = self.oracle.machines["b"]
         if self.rng.random() < 0.5:
-            asked = m.ViewOpen(volume="third", view="view")
-            answer = await self.give(machine, "view.open", asked)
-            view = machine.volume("view")
-            if answer.done and view is not None:
-                await self._write_view(machine)
+            await self._open_view()
         else:
-            await self.give(machine, "view.close", m.Named(name="view"))
+            await self._close_view()
 
-    async def _write_view(self, machine: Machine) -> None:
-        """Law L13: whatever is written to a view, the third stays (`frozen` tells)."""
+    async def _open_view(self) -> None:
+        machine = self.oracle.machines["b"]
+        asked = m.ViewOpen(volume="third", view="view")
+        answer = await self.give(machine, "view.open", asked)
         view = machine.volume("view")
-        assert view is not None
+        if answer.done and view is not None:
+            try:
+                await look_through(self, machine, "local", view)
+                await self._write_view(machine, view)
+            except Died:
+                return
+
+    async def _close_view(self) -> None:
+        await self.give(self.oracle.machines["b"], "view.close", m.Named(name="view"))
+
+    async def _write_view(self, machine: Machine, view: Volume) -> None:
+        """Law L13: whatever is written to a view, the third stays (`frozen` tells)."""
+        if machine.volume("view") is not view:
+            # Somebody else's by now, who looks through it.
+            return
         data = bytes([0xAB]) * 1536
         offset = self.rng.randrange(0, self.size_bytes // 512 - 3) * 512
-        try:
-            await machine.io(lambda done: view.write(offset, memoryview(data), False, done))
-        except Died:
-            return
+        await machine.io(lambda done: view.write(offset, memoryview(data), False, done))
 
     async def backup(self) -> None:
         """A backup: what is split follows again, and when both pairs are in sync, the mark."""

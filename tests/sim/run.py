@@ -91,6 +91,10 @@ class Simulation:
         ]
         if rng.random() < 0.25:
             plans.append(plan("other", remote, "c", "fourth", "b", "fifth"))
+        if rng.random() < 0.25:
+            # A second data set of the same primary, for a group.
+            plans.append(plan("remote2", remote, "a", "sixth", "b", "seventh"))
+            plans.append(plan("local2", local, "b", "seventh", "b", "eighth"))
         return plans
 
     def _make_machines(self) -> None:
@@ -146,15 +150,24 @@ class Simulation:
             for host in hosts:
                 self.loop.call_later(self.weather.duration_s + 1, host.tire)
             await self._trouble.run()
-            self._faults(enabled=False)
-            self.trace.line("quiet: faults off")
-            self.fabric.calm = True
-            self.fabric.refused_until_s.clear()
-            if self._chaos.random() < 0.5:
+            self._calm_down()
+            quiet = Quiet(self.oracle, self.operator, working, self.operator.groups)
+            if self._chaos.random() < self.weather.habits.parting:
+                await quiet.converge()
+                for host in hosts:
+                    host.rest()
+                self._faults(enabled=True)
+                self.weather.data.only_slow()
+                self.weather.meta.only_slow()
+                await self.operator.part_quickly()
+                if self._chaos.random() < 0.5:
+                    await self._trouble.crash(self.oracle.machines["b"])
+                self._faults(enabled=False)
+            elif self._chaos.random() < 0.5:
                 await asyncio.sleep(self._chaos.uniform(0, 2))
             for host in hosts:
                 host.stopping = True
-            await Quiet(self.oracle, self.operator, working).run()
+            await quiet.run()
         finally:
             for task in working:
                 task.cancel()
@@ -162,6 +175,12 @@ class Simulation:
         for task in working:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
+
+    def _calm_down(self) -> None:
+        self._faults(enabled=False)
+        self.trace.line("quiet: faults off")
+        self.fabric.calm = True
+        self.fabric.refused_until_s.clear()
 
     def _describe(self) -> None:
         for plan in self.plans:
@@ -195,11 +214,13 @@ class Simulation:
                 if self.operator.in_pair(plan):
                     break
                 await asyncio.sleep(0.1)
+        if self.operator.groups.possible:
+            await self.operator.groups.create()
 
     def _hosts(self) -> list[Host]:
         hosts: list[Host] = []
         for name, volume in self.oracle.volumes:
-            count = self.weather.hosts if volume in ("first", "fourth") else 1
+            count = self.weather.hosts if name != "b" else 1
             hosts.extend(self._host(name, volume) for _ in range(count))
         return hosts
 

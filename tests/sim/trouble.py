@@ -36,7 +36,7 @@ class Trouble:
         self._operator = operator
         self._weather = weather
         self._rng = rng
-        self._following: set[asyncio.Task[None]] = set()
+        self._following: dict[asyncio.Task[None], None] = {}
         self._over = False
         self.crashes = 0
         self.cuts = 0
@@ -46,7 +46,7 @@ class Trouble:
         weather = self._weather
         end_s = asyncio.get_running_loop().time() + weather.duration_s
         repeated: list[tuple[float, Callable[[], Awaitable[None]]]] = [
-            (weather.crash_every_s, self._crash),
+            (weather.crash_every_s, self.crash),
             (weather.cut_every_s, self._cut),
             (weather.command_every_s, self._operator.random),
             (LOOK_EVERY_S, self._look),
@@ -88,13 +88,13 @@ class Trouble:
         rng = self._rng
         if rng.random() < self._weather.trouble_follows:
             hit = machine if rng.random() < 0.6 else None
-            self._soon(self._cut if rng.random() < 0.5 else lambda: self._crash(hit))
+            self._soon(self._cut if rng.random() < 0.5 else lambda: self.crash(hit))
 
     def _state_changed(self, record: PairRecord) -> None:
         """A pair has taken a step, and the next one has begun."""
         rng = self._rng
         if rng.random() < self._weather.trouble_follows:
-            self._soon(self._cut if rng.random() < 0.8 else self._crash)
+            self._soon(self._cut if rng.random() < 0.8 else self.crash)
         if rng.random() < self._weather.habits.haste:
             self._soon(lambda: self._operator.go_on(record.name))
 
@@ -110,7 +110,7 @@ class Trouble:
 
         # In the world's context: a crash of the machine whose step this is must not take it away.
         task = asyncio.get_running_loop().create_task(later(), context=WORLD.copy())
-        self._following.add(task)
+        self._following[task] = None
 
     # ------------------------------------------------------------ looks
 
@@ -118,6 +118,7 @@ class Trouble:
         """What if everything lost power now?"""
         self._check_cover("were all machines to lose power now")
         self._oracle.look()
+        self._operator.groups.look()
 
     def _check_cover(self, when: str) -> None:
         images: list[tuple[laws.Files, laws.Files]] = []
@@ -133,7 +134,8 @@ class Trouble:
 
     # ------------------------------------------------------------ machines
 
-    async def _crash(self, hit: Machine | None = None) -> None:
+    async def crash(self, hit: Machine | None = None) -> None:
+        """Some machines lose power, or one is restarted, and all come back."""
         rng = self._rng
         machines = list(self._oracle.machines.values())
         victims = machines if rng.random() < 0.15 else [hit or rng.choice(machines)]

@@ -34,6 +34,7 @@ class SideWatch:
         self._epoch = machine.epoch
         self.side = side
         self.key = (machine.name, side.record.volume)
+        self._role = side.record.role
         self._copied: dict[int, int] = {}
         """Blocks that a copy has written here, and the number of that write on the disk."""
         self._on_write, self._on_discard = side.on_write, side.on_discard
@@ -165,6 +166,25 @@ class SideWatch:
             self._oracle.generations.add(generation)
         self._begin_generation(generation)
         self.check_generation()
+
+    def note_role(self) -> None:
+        """Law L8: who takes over the P-VOL's role by agreement has what its hosts wrote."""
+        record, oracle = self.side.record, self._oracle
+        was, self._role = self._role, record.role
+        if record.role is was or record.role is not Role.P_VOL or record.goal != "mirror":
+            return
+        other = oracle.watch_of_other(record)
+        assert record.peer is not None
+        tracked = oracle.volumes[record.peer, record.other_volume]
+        at = first_difference(self._image.live, other._image.live) if other is not None else None
+        wrong = tracked.history.wrong_after_crash(self._image.live)
+        if at is not None or wrong is not None:
+            oracle.broken(
+                "L8",
+                f"{record.volume} takes over the role of {record.other_volume} and lacks what was "
+                f"written there: {wrong or f'at byte {at}'}",
+            )
+        tracked.written = False
 
     def check_generation(self) -> None:
         """A generation of its own is one that a write has begun."""

@@ -27,6 +27,8 @@ class Habits:
     """A backup is taken."""
     quick: float = 0.0
     """A local pair is split quickly, whatever state it is in."""
+    parting: float = 0.0
+    """Behind the bad times comes a quick split, and hosts write until close behind it."""
     patience: float = 0.0
     """A pair in PAIR is left alone."""
     haste: float = 0.0
@@ -47,7 +49,7 @@ class Weather:
     hot_extents: int
     prewritten: bool
     """Hosts write before there are pairs, so that the first copy has something to copy."""
-    spared: frozenset[str]
+    spared: tuple[str, ...]
     """Machines whose disks are good and quick, so that they run ahead of the others."""
     rough_start: bool
     """Trouble begins before the pairs are in sync."""
@@ -99,7 +101,7 @@ def draw_weather(rng: Random) -> Weather:
         extent_bytes=extent_bytes,
         hot_extents=rng.choice(sizes[extent_bytes]),
         prewritten=rng.random() < 0.5,
-        spared=frozenset(name for name in "abc" if rng.random() < 0.25),
+        spared=tuple(name for name in "abc" if rng.random() < 0.25),
         rough_start=rng.random() < 0.2,
         trouble_follows=rng.choice((0.0, 0.1, 0.3)),
         decay=rng.choice((0.0, 0.0, 0.5)),
@@ -112,6 +114,7 @@ def draw_weather(rng: Random) -> Weather:
             haste=rng.choice((0.0, 0.0, 0.3)),
             overlap=rng.random() < 0.4,
             quick=rng.choice((0.0, 0.2, 0.6)),
+            parting=rng.choice((0.0, 0.0, 1.0)),
         ),
         data=data,
         meta=meta,

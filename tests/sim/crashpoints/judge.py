@@ -16,7 +16,7 @@ from targets.lun import Access
 from tests.sim import laws
 from tests.sim.disk import CRASH_MODES, CrashMode
 from tests.sim.history import History
-from tests.sim.operator import PairPlan
+from tests.sim.operator import PairPlan, turned
 
 if TYPE_CHECKING:
     from tests.sim.crashpoints.world import CrashAt, World
@@ -66,7 +66,8 @@ class Judge:
 
     def before_crash(self, crash: CrashAt) -> None:
         """Which pairs mirror in this very step."""
-        self._mirrors = [plan for plan in self._world.plans if self._mirroring(plan)]
+        plans = self._world.plans
+        self._mirrors = [p for p in (*plans, *map(turned, plans)) if self._mirroring(p)]
 
     def _mirroring(self, plan: PairPlan) -> bool:
         machines = self._world.oracle.machines

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.sim.crashpoints import copies, lives, splits, writes
+from tests.sim.crashpoints import copies, lives, splits, swaps, writes
 from tests.sim.crashpoints.scenario import Scenario
 
 SCENARIOS: list[Scenario] = [
@@ -10,4 +10,5 @@ SCENARIOS: list[Scenario] = [
     *splits.SCENARIOS,
     *copies.SCENARIOS,
     *lives.SCENARIOS,
+    *swaps.SCENARIOS,
 ]

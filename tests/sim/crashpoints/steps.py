@@ -26,7 +26,7 @@ from tests.sim.disk import CrashMode
 from tests.sim.hosts import Host
 from tests.sim.loop import Died
 from tests.sim.machine import Machine
-from tests.sim.operator import Answered, PairPlan
+from tests.sim.operator import Answered, PairPlan, turned
 
 POLL_S = 0.002
 WITHIN_S = 60.0
@@ -51,6 +51,8 @@ class Steps:
     def __init__(self, world: World) -> None:
         self.world = world
         self._hosts: dict[str, ScriptedHost] = {}
+        self._written = "first"
+        """The volume that hosts write to."""
 
     def _next(self) -> None:
         if self.world.over:
@@ -86,7 +88,7 @@ class Steps:
         self._next()
         if self.machine(KEYS[volume]).volume(volume) is None:
             return
-        if volume != "first":
+        if volume != self._written:
             self.world.judge.two_writers = True
         host = self._host(volume)
         host.at = (int(block * BLOCK_BYTES), int(blocks * BLOCK_BYTES))
@@ -163,6 +165,48 @@ class Steps:
         self._next()
         answer = await self.world.operator.resync(self.plan(pair), reverse=reverse, full=full)
         self._answered(answer)
+
+    async def swap(self, *, back: bool = False, answered: bool = True) -> None:
+        """Exchange the roles of the remote pair, and wait until the other side mirrors."""
+        self._next()
+        plan = turned(self.plan("remote")) if back else self.plan("remote")
+        answer = await self.world.operator.swap(plan)
+        if not answered:
+            return
+        self._answered(answer)
+        self._written = plan.s_volume
+        after = turned(plan)
+        await self.when(lambda: self.mirrors(after))
+        await self.opened(after.p_volume)
+
+    def either(self) -> tuple[PairPlan, PairPlan]:
+        """The remote pair, whoever has the P-VOL's role."""
+        return self.plan("remote"), turned(self.plan("remote"))
+
+    def mirrors(self, plan: PairPlan) -> bool:
+        """Whether both sides show PAIR, in these roles."""
+        records = [self.world.operator.record(plan, role) for role in m.Role]
+        return all(each is not None and each.state is m.PairState.PAIR for each in records)
+
+    async def takeover(self) -> None:
+        """The second's hosts may write, whatever has become of the first."""
+        self._next()
+        plan = self.plan("remote")
+        self._answered(await self.world.operator.takeover(plan))
+        await self.opened(plan.s_volume)
+        self._written = plan.s_volume
+
+    async def swap_alone(self) -> None:
+        """The roles follow a takeover."""
+        self._next()
+        self._answered(await self.world.operator.swap_alone(self.plan("remote")))
+
+    async def follow(self) -> None:
+        """Behind that, the first is the second's mirror."""
+        away = self.either()[1]
+        await self.when(lambda: self.world.operator.record(away, m.Role.S_VOL) is not None)
+        self._answered(await self.world.operator.resync(away, reverse=False))
+        await self.when(lambda: self.mirrors(away))
 
     async def create_pair(self, pair: str) -> None:
         """Bind two volumes; the initial copy begins."""

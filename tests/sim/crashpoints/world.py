@@ -264,6 +264,12 @@ class World:
             await self._power_back()
         await telling
         self.fabric.refused_until_s.clear()
+        for machine in self.oracle.machines.values():
+            if not machine.up:
+                await machine.start()
+        for plan in self.plans:
+            if plan.kind is m.PairKind.REMOTE:
+                await self.operator.bring_home(plan)
         await Quiet(self.oracle, self.operator, [telling]).run()
         self.judge.at_rest()
 

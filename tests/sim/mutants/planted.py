@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.sim.mutants import behind, copied, mirrored, recorded, served
+from tests.sim.mutants import behind, copied, grouped, mirrored, recorded, served
 from tests.sim.mutants.plant import Mutant
 
 MUTANTS: list[Mutant] = [
@@ -11,4 +11,5 @@ MUTANTS: list[Mutant] = [
     *mirrored.MUTANTS,
     *served.MUTANTS,
     *behind.MUTANTS,
+    *grouped.MUTANTS,
 ]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import controller.volume.volume as volume_module
 from controller.pair.side import PairSide
+from controller.volume.early import EarlyImage
 from controller.volume.overlay import OverlayStore
-from controller.volume.store import StoreDone, StoreError
+from controller.volume.store import BlockStore, StoreDone, StoreError
 from controller.volume.volume import Volume
 from controller.volume.write import JoinedParts, WriteOp, lun_error
 from targets.lun import Done
@@ -72,12 +74,30 @@ def _flush_answered_early() -> list[Patch]:
 
 def _view_writes_through() -> list[Patch]:
     def write(view: OverlayStore, offset_bytes: int, data: memoryview, done: StoreDone) -> None:
-        view._base.write(offset_bytes, data, done)
+        base = view._base
+        base = base._new if isinstance(base, EarlyImage) else base
+        cast("BlockStore", base).write(offset_bytes, data, done)
 
     return [(OverlayStore, "write", write)]
 
 
+def _early_view_of_the_target() -> list[Patch]:
+    def read(view: EarlyImage, offset_bytes: int, into: memoryview, done: StoreDone) -> None:
+        view._new.read(offset_bytes, into, done)
+
+    return [(EarlyImage, "read", read)]
+
+
+def _early_view_of_the_source() -> list[Patch]:
+    def read(view: EarlyImage, offset_bytes: int, into: memoryview, done: StoreDone) -> None:
+        view._old.read(offset_bytes, into, done)
+
+    return [(EarlyImage, "read", read)]
+
+
 MUTANTS = [
+    Mutant("early view of the S-VOL alone", "L11", _early_view_of_the_target),
+    Mutant("early view of the P-VOL alone", "L11", _early_view_of_the_source),
     Mutant("failed write not marked", "L10", _failed_write_unmarked),
     Mutant("failed flush ignored", "L10", _failed_flush_ignored),
     Mutant("write overtakes queued write", "L3", _write_overtakes_queue),
