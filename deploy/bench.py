@@ -8,6 +8,7 @@ Owns what docs/numbers.md records. Everything runs on loopback, on files in one 
     lio        our TCMU LUN against the kernel's fileio and tcmu-runner, in a lab host
     restore    bytes and times of a file's restore at 10 GiB and 1 TiB, and of a whole volume's
     group      how long a host's write waits when a group of eight pairs is split
+    share      what each of two primaries gets of one secondary
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from deploy.bench_group import measure_group
 from deploy.bench_intent import measure_intent
 from deploy.bench_lio import measure_lio
 from deploy.bench_restore import measure_restore
+from deploy.bench_share import measure_share
 from deploy.labs.problem import LabError
 from deploy.pair import PATH, LocalPair, PairError, free_port
 from deploy.recovery import measure_recovery
@@ -168,6 +170,7 @@ MEASURES: dict[str, Callable[[Path], Mapping[str, object]]] = {
     "intent": measure_intent,
     "lio": measure_lio,
     "group": measure_group,
+    "share": measure_share,
     "restore": measure_restore,
 }
 

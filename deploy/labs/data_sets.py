@@ -14,31 +14,45 @@ from deploy.labs.lab import Lab
 from deploy.labs.problem import LabError
 from deploy.labs.roles import DataSet, unit_of
 
-VOLUME_BYTES = 1 << 30
 MAKE = {"ext4": "mkfs.ext4 -q -F -E lazy_itable_init=0", "xfs": "mkfs.xfs -q -f"}
 IN_PAIR_WITHIN_S = 120.0
 MOUNTED_WITHIN_S = 60.0
 POLL_S = 0.2
 
 
-def make(lab: Lab, data: DataSet, size_bytes: int = VOLUME_BYTES) -> None:
-    """Make it, in PAIR and mounted; does nothing where it is there already."""
-    host1 = lab.host("host1")
-    if lab.trilun("pair", "show", data.local, check=False).get("pair"):
+def make(lab: Lab, *wanted: DataSet) -> None:
+    """Make them, in PAIR and mounted; does nothing about those that are there already."""
+    missing = [
+        data
+        for data in wanted
+        if not lab.trilun("pair", "show", data.local, check=False).get("pair")
+    ]
+    if not missing:
         return
+    host1 = lab.host("host1")
     host1.run("systemctl", "stop", unit_of("host1"), timeout_s=60)
-    first = f"primary/{data.first}"
-    for volume in (first, f"secondary/{data.second}", f"secondary/{data.third}"):
-        lab.trilun("volume", "create", volume, str(size_bytes))
+    for data in missing:
+        _create(lab, data)
+    host1.run("systemctl", "start", unit_of("host1"), timeout_s=60)
+    for data in missing:
+        wait_mounted(lab, data)
+
+
+def _create(lab: Lab, data: DataSet) -> None:
+    host1 = lab.host("host1")
+    first, second = f"primary/{data.first}", f"secondary/{data.second}"
+    thirds = [f"secondary/{third}" for third, _ in data.backups]
+    for volume in (first, second, *thirds):
+        lab.trilun("volume", "create", volume, str(data.size_bytes))
     disk = initiator.attach(lab, host1, first)
     host1.run(*MAKE[data.filesystem].split(), disk, timeout_s=120)
     initiator.detach(lab, host1, first)
-    lab.trilun("pair", "create", data.remote, first, f"secondary/{data.second}")
+    lab.trilun("pair", "create", data.remote, first, second)
     wait_pair(lab, data.remote)
-    lab.trilun("pair", "create", data.local, f"secondary/{data.second}", f"secondary/{data.third}")
-    wait_pair(lab, data.local)
-    host1.run("systemctl", "start", unit_of("host1"), timeout_s=60)
-    wait_mounted(lab, data)
+    for third, (_, local) in zip(thirds, data.backups, strict=True):
+        lab.trilun("pair", "create", local, second, third)
+    for _, local in data.backups:
+        wait_pair(lab, local)
 
 
 def wait_pair(lab: Lab, pair: str, within_s: float = IN_PAIR_WITHIN_S) -> None:
@@ -48,12 +62,13 @@ def wait_pair(lab: Lab, pair: str, within_s: float = IN_PAIR_WITHIN_S) -> None:
 
 def wait_mounted(lab: Lab, data: DataSet) -> None:
     """Wait until host 1 has the file system."""
-    host1 = lab.host("host1")
-    wait_for(
-        lambda: host1.run("mountpoint", "-q", data.mountpoint, check=False).code == 0,
-        f"host1 to mount {data.mountpoint}",
-        MOUNTED_WITHIN_S,
-    )
+    wait_for(lambda: is_mounted(lab, data), f"host1 to mount {data.mountpoint}", MOUNTED_WITHIN_S)
+
+
+def is_mounted(lab: Lab, data: DataSet) -> bool:
+    """Whether host 1 has the file system."""
+    ran = lab.host("host1").run("mountpoint", "-q", data.mountpoint, check=False)
+    return ran.code == 0
 
 
 def wait_for(condition: Callable[[], bool], what: str, within_s: float = 60.0) -> None:

@@ -27,6 +27,7 @@ from deploy.labs.process import PATH, Process
 from deploy.pair import BIN
 
 DEFAULT_DIRECTORY = Path("/var/tmp/trilun-lab")  # noqa: S108
+COMMAND_WITHIN_S = 300.0
 NETWORK_SCRIPT = f"{LAB}/network"
 
 
@@ -209,10 +210,20 @@ class Lab:
 
     # ------------------------------------------------------------ the desk
 
-    def trilun(self, *arguments: str, check: bool = True) -> dict[str, Any]:
-        """Give a command from the machine itself, by MQTT; LabError when it fails."""
+    def trilun(
+        self, *arguments: str, check: bool = True, within_s: float = COMMAND_WITHIN_S
+    ) -> dict[str, Any]:
+        """Give a command from the machine itself, by MQTT. LabError: it fails, or has no end."""
         command = self.trilun_command("--json", *arguments)
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        try:
+            result = subprocess.run(
+                command, capture_output=True, text=True, check=False, timeout=within_s
+            )
+        except subprocess.TimeoutExpired as exc:
+            raise LabError(
+                f"trilun {' '.join(arguments)}: no end after {within_s:.0f} s",
+                "see what runs with `deploy/lab trilun job list`",
+            ) from exc
         if check and result.returncode != 0:
             said = result.stdout.strip() or result.stderr.strip()
             raise LabError(f"trilun {' '.join(arguments)}: exit {result.returncode}: {said}")

@@ -40,14 +40,18 @@ FILESYSTEMS = ("ext4", "xfs")
 
 @dataclass(frozen=True)
 class DataSet:
-    """Three volumes, two pairs and a file system; one a kind of file system, named after it."""
+    """Volumes, pairs and a file system; named after its kind unless it has a name of its own."""
 
     filesystem: str
+    own_name: str = ""
+    slots: int = 1
+    """How many backups it can hold."""
+    size_bytes: int = 1 << 30
 
     @property
     def name(self) -> str:
         """Its name in commands."""
-        return self.filesystem
+        return self.own_name or self.filesystem
 
     @property
     def first(self) -> str:
@@ -73,6 +77,15 @@ class DataSet:
     def local(self) -> str:
         """The pair of second and third."""
         return f"{self.name}-local"
+
+    @property
+    def backups(self) -> list[tuple[str, str]]:
+        """Of each slot the volume and the pair; the first are `third` and `local`."""
+        more = range(2, self.slots + 1)
+        return [
+            (self.third, self.local),
+            *((f"{self.third}-{number}", f"{self.local}-{number}") for number in more),
+        ]
 
     @property
     def mountpoint(self) -> str:
@@ -131,15 +144,20 @@ def agent_config(name: str) -> str:
         f'[broker]\nhost = "{ADDRESSES[BROKER_HOST]}"\n'
         '[attach]\nkind = "open-iscsi"\n'
     )
-    for data in map(DataSet, FILESYSTEMS):
-        text += (
-            f'[[data_set]]\nname = "{data.name}"\npart = "{name}"\n'
-            f'filesystem = "{data.filesystem}"\n'
-            f'primary = "primary"\nfirst = "{data.first}"\nremote_pair = "{data.remote}"\n'
-            f'secondary = "secondary"\nsecond = "{data.second}"\n'
-            f'local_pair = "{data.local}"\nthird = "{data.third}"\n'
-            f'host1 = "host1"\nhost2 = "host2"\nmountpoint = "{data.mountpoint}"\n'
-        )
+    return text + "".join(data_set_config(data, name) for data in map(DataSet, FILESYSTEMS))
+
+
+def data_set_config(data: DataSet, part: str) -> str:
+    """A data set's section in the file of an agent, `part` being its role. Tables may follow."""
+    text = (
+        f'[[data_set]]\nname = "{data.name}"\npart = "{part}"\n'
+        f'filesystem = "{data.filesystem}"\n'
+        f'primary = "primary"\nfirst = "{data.first}"\nremote_pair = "{data.remote}"\n'
+        f'secondary = "secondary"\nsecond = "{data.second}"\n'
+        f'host1 = "host1"\nhost2 = "host2"\nmountpoint = "{data.mountpoint}"\n'
+    )
+    for volume, pair in data.backups:
+        text += f'[[data_set.backup]]\nvolume = "{volume}"\npair = "{pair}"\n'
     return text
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,30 @@ from deploy.labs.one import one_host
 from deploy.labs.problem import LabError
 from deploy.labs.roles import DataSet
 from deploy.labs.terminated import unwound
+
+LAST_LINES = 25
+LONGEST = 300
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Function,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Behind a failure, what its hosts said last: their kernels, and their journals."""
+    report = yield
+    if report.failed:
+        used = [item.funcargs.get(name) for name in ("lab", "solo")]
+        hosts = [host for lab in used if isinstance(lab, Lab) for host in lab.hosts.values()]
+        for host in [*hosts, *(host for host in used if isinstance(host, Host))]:
+            report.sections.append((f"the last that {host.name} said", _last_lines(host.console)))
+    return report
+
+
+def _last_lines(console: Path) -> str:
+    if not console.exists():
+        return "nothing"
+    lines = console.read_text(errors="replace").splitlines()[-LAST_LINES:]
+    return "\n".join(line[:LONGEST] for line in lines)
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,12 @@ from tests.lab import settling
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
 DAC_OVERRIDE = 1 << 1  # linux/capability.h
+PYTHON = "/opt/trilun/bin/python3"
+LIES = """
+import os, sys
+from hostagent.looking.extents import extents_of
+print(extents_of(os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECTORY), "lies").known)
+"""
 HOLD = 'exec 3<"$0"; setsid sleep 100000 >/dev/null 2>&1 </dev/null & echo $!'
 
 
@@ -68,6 +74,16 @@ def test_the_agent_changes_its_own_files_only(lab: Lab, ext4: DataSet) -> None:
     for place in ("/var/lib/trilun/host1", "/run/trilun/host1", ext4.mountpoint, "/tmp"):
         inside(host1, unit, "touch", f"{place}/from-the-agent", check=True)
         inside(host1, unit, "rm", f"{place}/from-the-agent", check=True)
+
+
+def test_the_agent_can_tell_where_files_lie(lab: Lab, ext4: DataSet, xfs: DataSet) -> None:
+    host1, unit = lab.host("host1"), unit_of("host1")
+    for data in (ext4, xfs):
+        data_sets.wait_mounted(lab, data)
+        host1.shell(f"dd if=/dev/urandom of={data.mountpoint}/lies bs=1M count=2 status=none")
+        where = (PYTHON, "-c", LIES, data.mountpoint)
+        assert inside(host1, unit, *where, check=True).text == "True", data.filesystem
+        host1.run("rm", f"{data.mountpoint}/lies")
 
 
 def test_what_is_in_use_outlives_a_restart_of_the_agent(lab: Lab, ext4: DataSet) -> None:
