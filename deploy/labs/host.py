@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from deploy.labs import xstate
 from deploy.labs.channel import Channel, Ran
 from deploy.labs.layer import Layer
 from deploy.labs.network import PREFIX_BITS, Network, mac
@@ -82,7 +83,8 @@ class Host:
             self.console.replace(self.console.with_suffix(".log.1"))
         command = self.network.inside(tool(KERNEL), *self._command_line(disk, tap))
         place = str(self._memory_place())
-        process = Process.launch(command, self.console, TMPDIR=place)
+        registers = xstate.environment(self.directory)
+        process = Process.launch(command, self.console, TMPDIR=place, **registers)
         text = json.dumps({"pid": process.pid, "began": process.began})
         (self.directory / "process.json").write_text(text, encoding="utf-8")
 
