@@ -35,6 +35,7 @@ class Commands:
         self._verbs: dict[str, Callable[[Any], Awaitable[Outcome]]] = {
             "node.show": self._node_show,
             "volume.create": self._volume_create,
+            "volume.grow": self._volume_grow,
             "volume.list": self._volume_list,
             "volume.show": self._volume_show,
             "volume.delete": self._volume_delete,
@@ -95,6 +96,13 @@ class Commands:
         if not made:
             return no_op(f"volume '{params.name}' exists already", info)
         return done(f"volume '{params.name}' is there, as {info.target}", info)
+
+    async def _volume_grow(self, params: m.VolumeGrow) -> Outcome:
+        shelved, grown = await self._node.volumes.grow(params)
+        self._node.changed(shelved.volume)
+        info = self._node.volume_info(params.name)
+        text = f"volume '{params.name}' has {params.size_bytes} bytes"
+        return done(text, info) if grown else no_op(f"{text} already", info)
 
     async def _volume_list(self, _params: m.Empty) -> Outcome:
         names = sorted(shelved.record.name for shelved in self._node.volumes.all())

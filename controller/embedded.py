@@ -85,6 +85,10 @@ class EmbeddedExporter:
         """Tell every initiator of the volume."""
         self._server.attention(iqn, LUN, attention)
 
+    def grown(self, iqn: str) -> None:
+        """They ask for the capacity when they hear of it (SPC-4, 2Ah/09h)."""
+        self.attention(iqn, UnitAttention.CAPACITY_CHANGED)
+
     async def close(self) -> None:
         """Close portals and sessions."""
         await self._server.close()

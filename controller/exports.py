@@ -61,5 +61,8 @@ class Exporter(Protocol):
     def sessions(self, iqn: str) -> list[SessionInfo]:
         """Who is logged in."""
 
+    def grown(self, iqn: str) -> None:
+        """Tell initiators that a volume has become larger."""
+
     def attention(self, iqn: str, attention: UnitAttention) -> None:
         """Tell every initiator once."""

@@ -9,7 +9,7 @@ from controller.api import messages as m
 from controller.exports import Exporter
 from controller.pair.owner import PairOwner
 from controller.pair.standing import split_brain
-from controller.volumes import Shelved
+from controller.shelved import Shelved
 
 
 def volume_info(

@@ -124,6 +124,11 @@ class LioExporter:
         """Tell initiators that something changed."""
         self._target.attention(iqn, attention)
 
+    def grown(self, iqn: str) -> None:
+        """The kernel is told the new size, then initiators are."""
+        del iqn
+        self._target.size_changed()
+
     async def close(self) -> None:
         """Let go of devices and sockets."""
         await self._target.close()

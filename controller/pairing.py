@@ -16,7 +16,8 @@ from controller.catalogue import Catalogue
 from controller.pair.owner import PairOwner
 from controller.pair.record import PairRecord
 from controller.pairs import Pairs
-from controller.volumes import Shelved, Volumes
+from controller.shelved import Shelved
+from controller.volumes import Volumes
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +48,7 @@ class Pairing:
         shelved = self._volumes.get(volume)
         if shelved.view_of is not None:
             raise RejectedError(Code.BAD_REQUEST, f"'{volume}' is a view", "pair a volume")
-        if shelved.leaving:
-            raise RejectedError(Code.IN_USE, f"volume '{volume}' is being deleted")
+        shelved.check_not_busy()
         if not shelved.record.healthy:
             raise RejectedError(
                 Code.NOT_CONSISTENT, f"volume '{volume}' has failed", "pair another volume"

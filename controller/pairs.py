@@ -200,8 +200,7 @@ class Pairs:
             if (record.name, record.role) in self._owners:
                 raise RejectedError(Code.EXISTS, f"a pair '{record.name}' exists")
             shelved = self._volumes.get(record.volume)
-            if shelved.leaving:
-                raise RejectedError(Code.IN_USE, f"volume '{record.volume}' is being deleted")
+            shelved.check_not_busy()
             taken = [o for o in self.of_volume(record.volume) if o.record.role is m.Role.S_VOL]
             if record.role is m.Role.S_VOL and taken:
                 name = taken[0].record.name

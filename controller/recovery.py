@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from controller.api import messages as m
 from controller.pair.owner import PairOwner
 from controller.pair.record import OPEN_TO_HOSTS
+from controller.shelved import Shelved
 from controller.volume.store import finished
-from controller.volumes import Shelved
 
 log = logging.getLogger(__name__)
 

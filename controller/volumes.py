@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from controller.api import messages as m
 from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from controller.catalogue import Catalogue, ViewRecord, VolumeRecord
 from controller.exports import Exporter, target_name
-from controller.volume.intent import IntentRecord
+from controller.growing import grow, grows
+from controller.shelved import Shelved
 from controller.volume.losses import opened
 from controller.volume.metadata import Metadata, create_metadata, metadata_file, open_metadata
 from controller.volume.overlay import OverlayStore
@@ -31,27 +31,6 @@ log = logging.getLogger(__name__)
 
 DRAIN_WITHIN_S = 10.0
 """How long a clean stop waits for writes that are under way between volumes."""
-
-
-@dataclass(slots=True)
-class Shelved:
-    """A volume and what belongs to it."""
-
-    record: VolumeRecord
-    volume: Volume
-    iqn: str
-    metadata: Metadata | None
-    """A view has none."""
-    view_of: str | None = None
-    claims: int = 0
-    """Pairs that are being made of it and don't track it yet."""
-    leaving: bool = False
-    """It is being deleted: nothing may begin to use it."""
-
-    @property
-    def hot_at_start(self) -> IntentRecord | None:
-        """What the log said when it was opened: None means that nothing it says can be trusted."""
-        return None if self.metadata is None else self.metadata.hot
 
 
 def identity_of(volume_id: str) -> LunIdentity:
@@ -119,7 +98,9 @@ class Volumes:
         self._catalogue.contents.boot_id = self._boot_id
 
     async def _open(self, record: VolumeRecord) -> None:
-        store = self._disk.open(_data_file(record.id), record.size_bytes, create=False)
+        name, size_bytes = _data_file(record.id), record.size_bytes
+        # A longer one was growing, and nobody was told yet: hosts never saw the rest of it.
+        store = self._disk.open(name, size_bytes, create=False, longer=True)
         identity = Identity(bytes.fromhex(record.id), record.size_bytes, record.metadata_generation)
         metadata = await open_metadata(self._meta_disk, record.id, identity, self._settings)
         record.metadata_generation = metadata.generation
@@ -237,6 +218,23 @@ class Volumes:
         await self._exporter.ready(shelved.iqn)
         return shelved, True
 
+    async def grow(self, asked: m.VolumeGrow) -> tuple[Shelved, bool]:
+        """Make a volume larger under its hosts; the flag is False when it has that size."""
+        async with self._making:
+            shelved = self.get(asked.name)
+            if shelved.view_of is not None:
+                raise RejectedError(Code.BAD_REQUEST, f"'{asked.name}' is a view", "grow a volume")
+            if not grows(shelved.record, asked.size_bytes):
+                return shelved, False
+            shelved.check_no_copies()
+            shelved.busy = "growing"
+            try:
+                await grow(shelved, self._catalogue, asked.size_bytes)
+            finally:
+                shelved.busy = ""
+        self._exporter.grown(shelved.iqn)
+        return shelved, True
+
     async def delete(self, name: str) -> Shelved:
         """Delete a volume and its data; refused while anything uses it."""
         shelved = self.get(name)
@@ -244,12 +242,13 @@ class Volumes:
             raise RejectedError(
                 Code.IN_USE, f"'{name}' is a view", "it is closed by the job that opened it"
             )
-        self._check_unused(shelved)
-        shelved.leaving = True
+        shelved.check_no_copies()
+        self.check_no_sessions(shelved)
+        shelved.busy = "being deleted"
         try:
             await self._exporter.withdraw(shelved.iqn, force=False)
         finally:
-            shelved.leaving = False
+            shelved.busy = ""
         del self._shelf[name]
         self._catalogue.contents.volumes.remove(shelved.record)
         await self._catalogue.commit()
@@ -259,20 +258,6 @@ class Volumes:
         self._disk.remove(_data_file(shelved.record.id))
         self._meta_disk.remove(metadata_file(shelved.record.id))
         return shelved
-
-    def _check_unused(self, shelved: Shelved) -> None:
-        name = shelved.record.name
-        if shelved.leaving:
-            raise RejectedError(Code.IN_USE, f"volume '{name}' is being deleted")
-        if shelved.volume.trackers or shelved.claims:
-            raise RejectedError(
-                Code.IN_USE,
-                f"volume '{name}' belongs to a pair",
-                "delete the pair first: trilun pair delete",
-            )
-        if shelved.volume.views:
-            raise RejectedError(Code.IN_USE, f"a view of '{name}' is open", "close it first")
-        self.check_no_sessions(shelved)
 
     def check_no_sessions(self, shelved: Shelved) -> None:
         """RejectedError while an initiator is logged in."""
@@ -308,8 +293,7 @@ class Volumes:
             raise RejectedError(Code.EXISTS, f"'{asked.view}' exists", "choose another name")
         if base.view_of is not None:
             raise RejectedError(Code.BAD_REQUEST, f"'{asked.volume}' is a view itself")
-        if base.leaving:
-            raise RejectedError(Code.IN_USE, f"volume '{asked.volume}' is being deleted")
+        base.check_not_busy()
         image = image_of(asked.volume)
         if not base.record.healthy or not (base.record.consistent or image is not None):
             raise RejectedError(

@@ -11,7 +11,7 @@ import random
 from collections import deque
 from pathlib import Path
 
-from controller.volume.store import BlockStore, Disk, StoreDone, StoreError
+from controller.volume.store import BlockStore, Disk, GrowingStore, StoreDone, StoreError
 
 SECTOR = 512
 
@@ -80,6 +80,11 @@ class CrashStore:
         self._number += 1
         self._pending.append((self._number, offset_bytes, data))
 
+    def lengthen(self, size_bytes: int) -> None:
+        self._keep(self.size_bytes, bytes(size_bytes - self.size_bytes))
+        assert isinstance(self._inner, GrowingStore)
+        self._inner.lengthen(size_bytes)
+
     def flush(self, done: StoreDone) -> None:
         if self._plug.pulled:
             return
@@ -136,10 +141,8 @@ class CrashDisk:
         self._directory = directory
         self._plug = plug
 
-    def open(
-        self, name: str, size_bytes: int, *, create: bool, reserve: bool = False
-    ) -> BlockStore:
-        store = self._inner.open(name, size_bytes, create=create, reserve=reserve)
+    def open(self, name: str, size_bytes: int, *, create: bool, **how: bool) -> BlockStore:
+        store = self._inner.open(name, size_bytes, create=create, **how)
         return CrashStore(store, self._directory / name, self._plug)
 
     def exists(self, name: str) -> bool:

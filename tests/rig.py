@@ -60,6 +60,9 @@ class StandInExporter:
     def sessions(self, iqn: str) -> list[m.SessionInfo]:
         return self.logged_in.get(iqn, [])
 
+    def grown(self, iqn: str) -> None:
+        self.attention(iqn, UnitAttention.CAPACITY_CHANGED)
+
     def attention(self, iqn: str, attention: UnitAttention) -> None:
         self.attentions.append((iqn, attention))
 

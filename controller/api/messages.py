@@ -365,6 +365,10 @@ class VolumeCreate(Params):
     size_bytes: Annotated[int, Field(ge=BLOCK_BYTES, le=MAX_VOLUME_BYTES, multiple_of=BLOCK_BYTES)]
 
 
+class VolumeGrow(VolumeCreate):
+    """Make a volume larger, under its hosts. Refused while a pair or a view uses it."""
+
+
 class VolumeDelete(Params):
     """Delete a volume and its data. Refused while a pair, a view or an initiator uses it."""
 

@@ -29,7 +29,7 @@ from controller.service.sizes import format_size
 
 @click.group(cls=ApiGroup)
 def volume() -> None:
-    """Volumes: make, list, show and delete them."""
+    """Volumes: make, grow, list, show and delete them."""
 
 
 @volume.command("create")
@@ -52,6 +52,22 @@ def create(session: Session, ref: Ref, size_bytes: int, node: str | None) -> Non
 
     reply = session.run(work)
     report_change(session, reply, m.VolumeInfo, f"volume '{ref.name}' created", _volume_details)
+
+
+@volume.command("grow")
+@click.argument("ref", metavar="[NODE/]NAME", type=RefType(), shell_complete=complete_volume)
+@click.argument("size_bytes", metavar="SIZE", type=SizeType())
+@click.pass_obj
+def grow(session: Session, ref: Ref, size_bytes: int) -> None:
+    """Give a volume SIZE (such as 2GiB) while hosts use it. Refused while a pair or a view does."""
+
+    async def work(client: ApiClient) -> m.Reply:
+        found = await find_volume(client, ref)
+        params = m.VolumeGrow(name=ref.name, size_bytes=size_bytes)
+        return await client.request(found.node, "volume.grow", params, session.timeout_s)
+
+    reply = session.run(work)
+    report_change(session, reply, m.VolumeInfo, f"volume '{ref.name}' has grown", _volume_details)
 
 
 @volume.command("list")

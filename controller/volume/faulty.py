@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from controller.volume.store import BlockStore, StoreDone, StoreError, StoreFault
+from controller.volume.store import BlockStore, GrowingStore, StoreDone, StoreError, StoreFault
 
 Call = Literal["read", "write", "discard", "flush"]
 
@@ -127,6 +127,11 @@ class FaultyStore:
     def allocated_bytes(self) -> int:
         """The inner store's answer."""
         return self._inner.allocated_bytes()
+
+    def lengthen(self, size_bytes: int) -> None:
+        """Lengthen the inner store."""
+        assert isinstance(self._inner, GrowingStore)
+        self._inner.lengthen(size_bytes)
 
     def close(self) -> None:
         """Close the inner store."""

@@ -210,6 +210,15 @@ class FileStore:
         """Blocks the file system has given the file."""
         return os.fstat(self._fd).st_blocks * 512
 
+    def lengthen(self, size_bytes: int) -> None:
+        """ftruncate(2): the new part takes no space."""
+        assert size_bytes >= self._size_bytes
+        try:
+            os.ftruncate(self._fd, size_bytes)
+        except OSError as error:
+            raise _store_error(error, f"growth of {self._path}") from error
+        self._size_bytes = size_bytes
+
     def close(self) -> None:
         """Close the file once its threads have ended."""
         if not self._closing:
@@ -227,7 +236,13 @@ class DirectoryDisk:
         directory.mkdir(parents=True, exist_ok=True)
 
     def open(
-        self, name: str, size_bytes: int, *, create: bool, reserve: bool = False
+        self,
+        name: str,
+        size_bytes: int,
+        *,
+        create: bool,
+        reserve: bool = False,
+        longer: bool = False,
     ) -> BlockStore:
         """Open or create (durably: file size and directory entry are synced) a store."""
         path = self._directory / name
@@ -245,7 +260,7 @@ class DirectoryDisk:
             if create:
                 path.unlink(missing_ok=True)
             raise _store_error(error, f"open of {path}") from error
-        if found_bytes != size_bytes:
+        if found_bytes < size_bytes or (found_bytes > size_bytes and not longer):
             os.close(fd)
             detail = f"{path} has {found_bytes} bytes, expected {size_bytes}"
             raise StoreError(StoreFault.WRONG_SIZE, detail)

@@ -196,7 +196,8 @@ class IntentLog:
     ) -> None:
         self.extent_bytes = extent_bytes
         self.hot = HotExtents(limit)
-        self._extents = extents
+        self.extents = extents
+        """How many the volume has."""
         self._ahead = min(MAX_AHEAD, limit // 8)
         self._ring = ring
         self._settle = settle
@@ -227,14 +228,14 @@ class IntentLog:
                 self._wanted[extent] = None
                 if extent == self._last_wanted + 1:
                     # Somebody writes from one end to the other: one commit for the next ones.
-                    last = max(last, min(first + self._ahead, self._extents - 1))
+                    last = max(last, min(first + self._ahead, self.extents - 1))
                 self._last_wanted = extent
             extent += 1
         self.turn()
 
     def expect_writes(self, offset_bytes: int, length_bytes: int) -> None:
         """Writes to this range were announced: make it hot where nobody else needs the room."""
-        end = min(offset_bytes + length_bytes, self._extents * self.extent_bytes)
+        end = min(offset_bytes + length_bytes, self.extents * self.extent_bytes)
         for extent in range(offset_bytes // self.extent_bytes, -(-end // self.extent_bytes)):
             if len(self._wanted) >= self.hot.spare:
                 break

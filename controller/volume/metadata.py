@@ -40,6 +40,7 @@ class Metadata:
     """What was hot when the volume was last served; None: nothing is known."""
     generation: int
     """For the catalogue to note: no valid copy of this file is older from here on."""
+    superblock: Superblock
 
 
 async def create_metadata(
@@ -56,7 +57,7 @@ async def create_metadata(
     ring = SlotRing(store, superblock.ring)
     hot = IntentRecord(settings.extent_bytes, clean=True, extents=())
     await finished(lambda done: ring.commit(hot.encode(), done))
-    return Metadata(store, ring, hot, superblocks.sequence - 1)
+    return Metadata(store, ring, hot, superblocks.sequence - 1, superblock)
 
 
 async def open_metadata(
@@ -94,7 +95,19 @@ async def open_metadata(
         kept = None if hot is None else rescaled(hot, settings, identity.size_bytes)
         if kept is not None:
             await finished(lambda done: ring.commit(kept.encode(), done))
-    return Metadata(store, ring, hot, superblocks.sequence - 1)
+    return Metadata(store, ring, hot, superblocks.sequence - 1, superblock)
+
+
+async def note_size(metadata: Metadata, size_bytes: int) -> Metadata:
+    """Write down what a volume has grown to. The ring stays: what was hot is where it was.
+
+    A file that says so before the catalogue does is made anew at the next start, with everything
+    dirty: nothing, since what grows is in no pair.
+    """
+    superblocks = SlotRing(metadata.store, SUPERBLOCKS, after=metadata.generation + 1)
+    superblock = replace(metadata.superblock, size_bytes=size_bytes)
+    await _write(superblocks, superblock)
+    return replace(metadata, generation=superblocks.sequence - 1, superblock=superblock)
 
 
 def rescaled(hot: IntentRecord, settings: IntentSettings, size_bytes: int) -> IntentRecord | None:

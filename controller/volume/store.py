@@ -115,16 +115,31 @@ class SharingStore(Protocol):
         """
 
 
+@runtime_checkable
+class GrowingStore(Protocol):
+    """A store that can become larger while it is used."""
+
+    def lengthen(self, size_bytes: int) -> None:
+        """Add zeros up to this size; a flush makes it durable. StoreError where it can't be."""
+
+
 class Disk(Protocol):
     """Where a controller keeps its stores: a directory, or a simulator's stand-in."""
 
     def open(
-        self, name: str, size_bytes: int, *, create: bool, reserve: bool = False
+        self,
+        name: str,
+        size_bytes: int,
+        *,
+        create: bool,
+        reserve: bool = False,
+        longer: bool = False,
     ) -> BlockStore:
         """Open a store; StoreError when it isn't there, WRONG_SIZE when it hasn't that size.
 
         A store created with `reserve` has its space set aside: writes to it never meet a full
-        disk, which is what metadata needs (law L10).
+        disk, which is what metadata needs (law L10). With `longer` a file that is longer is
+        opened all the same, as far as `size_bytes`.
         """
 
     def exists(self, name: str) -> bool:

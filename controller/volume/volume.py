@@ -46,6 +46,8 @@ class Volume:
         self.state = state
         self.identity = identity
         self.store = store
+        self.size_bytes = store.size_bytes
+        """What hosts have: less than the store while that is being lengthened."""
         self.trackers: list[Tracker] = []
         self.gates = Gates(extent_bytes)
         self.losses = PowerLosses(state, services.commit)
@@ -68,7 +70,7 @@ class Volume:
             self.intent = IntentLog(
                 intent_ring,
                 extent_bytes=extent_bytes,
-                extents=-(-store.size_bytes // extent_bytes),
+                extents=-(-self.size_bytes // extent_bytes),
                 limit=hot_extents,
                 settle=self.settle,
                 ready=self._drain,
@@ -82,11 +84,6 @@ class Volume:
     def name(self) -> str:
         """The volume's name on its controller."""
         return self.state.name
-
-    @property
-    def size_bytes(self) -> int:
-        """Capacity."""
-        return self.store.size_bytes
 
     # ------------------------------------------------------------ hosts
 

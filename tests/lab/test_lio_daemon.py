@@ -130,6 +130,37 @@ def test_a_volume_through_its_life(controller: Controller) -> None:
     assert "user_747" not in left
 
 
+def test_a_volume_grows_under_its_host(controller: Controller) -> None:
+    """A file system on it grows while files are written there; a restart finds the larger one."""
+    host = controller.host
+    controller.trilun("volume", "create", "ctl1/v", str(64 << 20))
+    disk = log_in(host, IQN)
+    host.shell(f"mkfs.ext4 -q {disk} && mkdir -p /mnt/v && mount {disk} /mnt/v")
+    try:
+        host.shell("head -c 40M /dev/urandom >/mnt/v/a && sync /mnt/v/a")
+        host.run("dmesg", "-C")
+        info = controller.trilun("volume", "grow", "ctl1/v", str(192 << 20))["result"]
+        assert info["size_bytes"] == 192 << 20
+
+        def has_grown() -> bool:
+            # The kernel raises the attention in answer to a command of the host's.
+            host.run("iscsiadm", "-m", "session", "-R")
+            return host.run("blockdev", "--getsize64", disk).text == str(192 << 20)
+
+        until(has_grown, "the disk has grown")
+        host.shell(f"resize2fs -p {disk} && head -c 100M /dev/urandom >/mnt/v/b")
+        before = host.shell("sync -f /mnt/v; cd /mnt/v; sha256sum a b").text
+        host.run("systemctl", "restart", UNIT)
+        host.shell("echo 3 >/proc/sys/vm/drop_caches")
+        assert host.shell("cd /mnt/v; sha256sum a b").text == before
+    finally:
+        host.shell("umount /mnt/v")
+    assert controller.trilun("volume", "show", "ctl1/v")["size_bytes"] == 192 << 20
+    host.shell(f"e2fsck -fn {disk}")
+    log_out(host)
+    controller.trilun("volume", "delete", "ctl1/v")
+
+
 def test_each_host_of_a_volume_that_was_replaced_hears_of_it(controller: Controller) -> None:
     """Law L12."""
     host = controller.host

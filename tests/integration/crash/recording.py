@@ -132,10 +132,8 @@ class _RecordingDisk:
         self._inner = inner
         self._recording = recording
 
-    def open(
-        self, name: str, size_bytes: int, *, create: bool, reserve: bool = False
-    ) -> BlockStore:
-        store = self._inner.open(name, size_bytes, create=create, reserve=reserve)
+    def open(self, name: str, size_bytes: int, *, create: bool, **how: bool) -> BlockStore:
+        store = self._inner.open(name, size_bytes, create=create, **how)
         return _RecordingStore(store, self._recording)
 
     def exists(self, name: str) -> bool:

@@ -108,6 +108,16 @@ async def test_a_volume_is_created_where_it_was_asked(
         ]
 
 
+async def test_a_volume_grows_where_it_is(broker: Mosquitto, tmp_path: Path, cli: Cli) -> None:
+    async with fake_node(broker.address, tmp_path, controller("ctl1")) as node:
+        await published(node)
+        code, out, _ = await cli("volume", "grow", "v1", "2GiB")
+        assert code == Exit.OK
+        assert "volume 'v1' has grown" in out
+        grown = [params for _, params, _ in node.carried_out if isinstance(params, m.VolumeGrow)]
+        assert grown == [m.VolumeGrow(name="v1", size_bytes=2 << 30)]
+
+
 async def test_a_refusal_has_a_sentence_a_next_step_and_its_code(
     broker: Mosquitto, tmp_path: Path, cli: Cli
 ) -> None:

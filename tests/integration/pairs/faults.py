@@ -13,10 +13,8 @@ class FaultyDisk:
         self._inner = inner
         self.stores: dict[str, FaultyStore] = {}
 
-    def open(
-        self, name: str, size_bytes: int, *, create: bool, reserve: bool = False
-    ) -> BlockStore:
-        store = self._inner.open(name, size_bytes, create=create, reserve=reserve)
+    def open(self, name: str, size_bytes: int, *, create: bool, **how: bool) -> BlockStore:
+        store = self._inner.open(name, size_bytes, create=create, **how)
         self.stores[name] = FaultyStore(store)
         return self.stores[name]
 

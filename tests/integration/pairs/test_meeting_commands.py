@@ -139,10 +139,10 @@ async def test_half_a_pair_that_finds_no_space_leaves_nothing_behind(tmp_path: P
         disk = node.node.pairs._meta_disk
         real = disk.open
 
-        def full(name: str, size_bytes: int, *, create: bool, reserve: bool = False) -> BlockStore:
+        def full(name: str, size_bytes: int, *, create: bool, **how: bool) -> BlockStore:
             if name.endswith(".p.bitmap"):
                 raise StoreError(StoreFault.NO_SPACE, "on purpose")
-            return real(name, size_bytes, create=create, reserve=reserve)
+            return real(name, size_bytes, create=create, **how)
 
         disk.open = full  # type: ignore[method-assign]
         with pytest.raises(RejectedError, match="no space for the bitmap"):

@@ -44,15 +44,13 @@ class CountedDisk(SimDisk):
         super().__init__(rng, faults, loop)
         self.reached = reached
 
-    def open(
-        self, name: str, size_bytes: int, *, create: bool, reserve: bool = False
-    ) -> BlockStore:
+    def open(self, name: str, size_bytes: int, *, create: bool, **how: bool) -> BlockStore:
         """As on every disk, but not for a ghost."""
         assert self.epoch is not None
         epoch = self.epoch
         if not epoch.alive:
             raise StoreError(StoreFault.CLOSED, name)
-        store = super().open(name, size_bytes, create=create, reserve=reserve)
+        store = super().open(name, size_bytes, create=create, **how)
         if create:
             self.reached("creation", name)
         return CountedStore(store, name, epoch, self.reached)

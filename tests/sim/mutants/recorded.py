@@ -12,12 +12,12 @@ import controller.volume.bitmap_file as bitmap_file_module
 import controller.volume.slots as slots_module
 from controller.pair.owner import PairOwner
 from controller.pair.side import PairSide
+from controller.shelved import Shelved
 from controller.volume.bitmap import BLOCK_BYTES
 from controller.volume.bitmap_file import BitmapFile
 from controller.volume.intent import HotExtents, IntentLog
 from controller.volume.store import StoreDone
 from controller.volume.volume import Volume
-from controller.volumes import Shelved
 from tests.sim.mutants.plant import Mutant, Patch
 
 

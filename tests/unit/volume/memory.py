@@ -62,10 +62,8 @@ class MemoryDisk:
     def __init__(self) -> None:
         self.files: dict[str, MemoryStore] = {}
 
-    def open(
-        self, name: str, size_bytes: int, *, create: bool, reserve: bool = False
-    ) -> MemoryStore:
-        del reserve
+    def open(self, name: str, size_bytes: int, *, create: bool, **how: bool) -> MemoryStore:
+        del how
         if create:
             assert name not in self.files
             self.files[name] = MemoryStore(size_bytes)

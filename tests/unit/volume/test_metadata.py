@@ -154,10 +154,8 @@ async def test_a_missing_file() -> None:
 
 async def test_a_disk_that_fails_is_no_reason_to_make_a_file_anew() -> None:
     class Failing(MemoryDisk):
-        def open(
-            self, name: str, size_bytes: int, *, create: bool, reserve: bool = False
-        ) -> MemoryStore:
-            raise StoreError(StoreFault.IO, f"{name} {size_bytes} {create} {reserve}")
+        def open(self, name: str, size_bytes: int, *, create: bool, **how: bool) -> MemoryStore:
+            raise StoreError(StoreFault.IO, f"{name} {size_bytes} {create} {how}")
 
     disk, identity = await in_use()
     failing = Failing()

@@ -61,12 +61,10 @@ class CrashingDisk(MemoryDisk):
         if self.left < 0:
             raise PowerLost
 
-    def open(
-        self, name: str, size_bytes: int, *, create: bool, reserve: bool = False
-    ) -> MemoryStore:
+    def open(self, name: str, size_bytes: int, *, create: bool, **how: bool) -> MemoryStore:
         if create:
             self.files[name] = Cache(size_bytes, self)
-        return super().open(name, size_bytes, create=False, reserve=reserve)
+        return super().open(name, size_bytes, create=False, **how)
 
     def crash(self, rng: Random) -> None:
         self.left = 1 << 30
@@ -175,12 +173,10 @@ async def test_a_copy_that_is_gone_loses_what_is_owed() -> None:
 
 async def test_no_room_leaves_nothing_behind() -> None:
     class Full(MemoryDisk):
-        def open(
-            self, name: str, size_bytes: int, *, create: bool, reserve: bool = False
-        ) -> MemoryStore:
+        def open(self, name: str, size_bytes: int, *, create: bool, **how: bool) -> MemoryStore:
             if name == owed_names(PAIR_ID)[1]:
                 raise StoreError(StoreFault.NO_SPACE, name)
-            return super().open(name, size_bytes, create=create, reserve=reserve)
+            return super().open(name, size_bytes, create=create, **how)
 
     disk = Full()
     with pytest.raises(StoreError):
