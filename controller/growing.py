@@ -2,7 +2,8 @@
 
 Owns that order: the file, a flush, the superblocks, the catalogue, then hosts. A crash before the
 catalogue says so leaves the old size, and zeros behind it that nobody ever saw. Must not know
-pairs or front ends. Fails with RejectedError, and hosts have what they had.
+pairs or front ends. Fails with RejectedError: hosts have what they had, or, where a disk fails half
+way, the volume has failed.
 """
 
 from __future__ import annotations
@@ -38,17 +39,27 @@ async def grow(shelved: Shelved, catalogue: Catalogue, size_bytes: int) -> None:
     before = (record.size_bytes, record.metadata_generation)
     try:
         volume.store.lengthen(size_bytes)
+    except StoreError as error:
+        raise _refused(record.name, error) from error
+    try:
         await finished(volume.flush_store)
         metadata = await note_size(shelved.metadata, size_bytes)
         record.size_bytes, record.metadata_generation = size_bytes, metadata.generation
         await catalogue.commit()
     except StoreError as error:
         record.size_bytes, record.metadata_generation = before
-        code = Code.NO_SPACE if error.fault is StoreFault.NO_SPACE else Code.IO_ERROR
-        raise RejectedError(
-            code, f"'{record.name}' can't grow: {error.detail}", "it has the size it had"
-        ) from error
+        # Nobody knows what its log or the catalogue would say after a crash now (law L10).
+        volume.fail(error)
+        raise _refused(record.name, error) from error
     shelved.metadata = metadata
     volume.size_bytes = size_bytes
     if volume.intent is not None:
         volume.intent.extents = -(-size_bytes // volume.intent.extent_bytes)
+
+
+def _refused(name: str, error: StoreError) -> RejectedError:
+    if error.fault is StoreFault.NO_SPACE:
+        return RejectedError(Code.NO_SPACE, f"no space for '{name}': {error.detail}", "free some")
+    return RejectedError(
+        Code.IO_ERROR, f"'{name}' can't grow: {error.detail}", "look at the disk it is on"
+    )

@@ -109,12 +109,13 @@ class PairCommands:
                 "peer": node.name,
             }
         )
-        await node.calls.call(
-            params.peer,
-            ACCEPT,
-            {"record": other.model_dump(mode="json"), "size_bytes": shelved.record.size_bytes},
-        )
-        owner = await node.pairs.add(record)
+        with shelved.claimed():
+            await node.calls.call(
+                params.peer,
+                ACCEPT,
+                {"record": other.model_dump(mode="json"), "size_bytes": shelved.record.size_bytes},
+            )
+            owner = await node.pairs.add(record)
         stream = node.links.stream(params.peer)
         if stream is not None:
             node.connect(owner.side, stream)

@@ -88,8 +88,7 @@ class Pairing:
             }
         )
         was_consistent = s_shelved.record.consistent
-        p_shelved.claims += 1
-        try:
+        with p_shelved.claimed(), s_shelved.claimed():
             half = await self._pairs.add(other)
             try:
                 owner = await self._pairs.add(record)
@@ -99,8 +98,6 @@ class Pairing:
                 if half in self._pairs.owners():
                     await self._pairs.forget(half.side)
                 raise
-        finally:
-            p_shelved.claims -= 1
         if half not in self._pairs.owners():
             # `pair delete --force` found the half that was there already.
             await self._pairs.forget(owner.side)
@@ -163,7 +160,8 @@ class Pairing:
             s_volume=record.volume,
         )
         check_sizes(asked, p_bytes, shelved.record.size_bytes)
-        return await self._pairs.add(record)
+        with shelved.claimed():
+            return await self._pairs.add(record)
 
     def new_record(self, asked: m.PairCreate, role: m.Role, generation: str) -> PairRecord:
         """The record of a pair that is about to copy for the first time."""
@@ -192,5 +190,5 @@ def check_sizes(asked: m.PairCreate, p_bytes: int, s_bytes: int) -> None:
         raise RejectedError(
             Code.BAD_REQUEST,
             f"'{asked.p_volume}' has {p_bytes} bytes, '{asked.s_volume}' {s_bytes}",
-            "make the S-VOL anew with the P-VOL's size",
+            "let the smaller one grow: trilun volume grow",
         )

@@ -205,11 +205,8 @@ class Pairs:
             if record.role is m.Role.S_VOL and taken:
                 name = taken[0].record.name
                 raise RejectedError(Code.IN_USE, f"'{record.volume}' is the S-VOL of pair '{name}'")
-            shelved.claims += 1
-            try:
+            with shelved.claimed():
                 return await self._add(record)
-            finally:
-                shelved.claims -= 1
 
     async def _add(self, record: PairRecord) -> PairOwner:
         try:

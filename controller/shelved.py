@@ -5,6 +5,8 @@ Owns what it may not be used for just now. Must not change a file. Refuses with 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from controller.api.codes import Code
@@ -36,6 +38,15 @@ class Shelved:
             raise RejectedError(
                 Code.IN_USE, f"volume '{self.record.name}' is {self.busy}", "try again afterwards"
             )
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """While a pair is made of it: it neither goes nor grows."""
+        self.claims += 1
+        try:
+            yield
+        finally:
+            self.claims -= 1
 
     @property
     def hot_at_start(self) -> IntentRecord | None:

@@ -99,7 +99,7 @@ class Volumes:
 
     async def _open(self, record: VolumeRecord) -> None:
         name, size_bytes = _data_file(record.id), record.size_bytes
-        # A longer one was growing, and nobody was told yet: hosts never saw the rest of it.
+        # A longer one was growing when power was lost: nobody saw the rest of it.
         store = self._disk.open(name, size_bytes, create=False, longer=True)
         identity = Identity(bytes.fromhex(record.id), record.size_bytes, record.metadata_generation)
         metadata = await open_metadata(self._meta_disk, record.id, identity, self._settings)

@@ -55,6 +55,9 @@ class Leader:
         if automatic and record.halted:
             # A store has failed while we asked: an operator has to look first.
             raise RejectedError(Code.WRONG_STATE, record.reason, record.next_step)
+        different = self._different_sizes(report)
+        if different:
+            raise RejectedError(Code.WRONG_STATE, different, "delete the pair")
         direction = None if automatic else asked.direction
         if report.state is PairState.SSWS and direction is None:
             raise RejectedError(Code.DIRECTION_NEEDED, TAKEN_OVER, ways_back(record.name))
@@ -293,6 +296,12 @@ class Leader:
         owner.talk.lost(f"it failed: {reason}")
         owner.post("persist")
 
+    def _different_sizes(self, report: msg.Report) -> str:
+        own_bytes = self._side.volume.size_bytes
+        if report.size_bytes == own_bytes:
+            return ""
+        return f"the volumes have different sizes: {own_bytes} and {report.size_bytes} bytes"
+
     async def opened(self) -> None:
         """The link is up: go on with what the record says."""
         record, owner = self._record, self._owner
@@ -301,12 +310,9 @@ class Leader:
         report = await self.ask_report()
         if not await owner.roles.agreed(report):
             return
-        if report.size_bytes != self._side.volume.size_bytes:
-            owner.halt(
-                f"the volumes have different sizes: {self._side.volume.size_bytes} and "
-                f"{report.size_bytes} bytes",
-                "delete the pair",
-            )
+        different = self._different_sizes(report)
+        if different:
+            owner.halt(different, "delete the pair")
             await owner.services.commit()
         elif report.state is PairState.SSWS:
             owner.roles.other_took_over()

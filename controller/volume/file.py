@@ -24,6 +24,7 @@ FALLOC_FL_PUNCH_HOLE = 0x02
 FICLONERANGE = 0x4020940D  # linux/fs.h: _IOW(0x94, 13, struct file_clone_range)
 CLONE_RANGE = struct.Struct("=qQQQ")
 """Source's descriptor, source's offset, length, offset here."""
+ZERO_STEP_BYTES = 1 << 20
 
 Offload = Callable[[Callable[[], None], Callable[[BaseException | None], None]], None]
 """Run the first callable in a worker thread, then the second on the loop with what it raised."""
@@ -213,6 +214,8 @@ class FileStore:
     def lengthen(self, size_bytes: int) -> None:
         """ftruncate(2): the new part takes no space."""
         assert size_bytes >= self._size_bytes
+        if self._closing:
+            raise self._closed_error()
         try:
             os.ftruncate(self._fd, size_bytes)
         except OSError as error:
@@ -255,12 +258,15 @@ class DirectoryDisk:
             if create:
                 self._lay_out(fd, size_bytes, reserve=reserve)
             found_bytes = os.fstat(fd).st_size
+            if longer and found_bytes > size_bytes and _is_zero(fd, size_bytes):
+                os.ftruncate(fd, size_bytes)
+                found_bytes = size_bytes
         except OSError as error:
             os.close(fd)
             if create:
                 path.unlink(missing_ok=True)
             raise _store_error(error, f"open of {path}") from error
-        if found_bytes < size_bytes or (found_bytes > size_bytes and not longer):
+        if found_bytes != size_bytes:
             os.close(fd)
             detail = f"{path} has {found_bytes} bytes, expected {size_bytes}"
             raise StoreError(StoreFault.WRONG_SIZE, detail)
@@ -291,3 +297,20 @@ class DirectoryDisk:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def _is_zero(fd: int, offset_bytes: int) -> bool:
+    """Whether a file has nothing but zeros from here to its end."""
+    while True:
+        try:
+            offset_bytes = os.lseek(fd, offset_bytes, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return True
+            raise
+        found = os.pread(fd, ZERO_STEP_BYTES, offset_bytes)
+        if not found:
+            return True
+        if found.count(0) != len(found):
+            return False
+        offset_bytes += len(found)

@@ -138,8 +138,8 @@ class Disk(Protocol):
         """Open a store; StoreError when it isn't there, WRONG_SIZE when it hasn't that size.
 
         A store created with `reserve` has its space set aside: writes to it never meet a full
-        disk, which is what metadata needs (law L10). With `longer` a file that is longer is
-        opened all the same, as far as `size_bytes`.
+        disk, which is what metadata needs (law L10). With `longer` a file that is longer by
+        nothing but zeros is cut to `size_bytes`.
         """
 
     def exists(self, name: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from deploy.labs.problem import LabError
 from deploy.labs.process import call
 
 SOURCE = Path(__file__).with_suffix(".c")
@@ -25,8 +26,12 @@ def environment(directory: Path) -> dict[str, str]:
     if not is_needed():
         return {}
     library = directory / "xstate.so"
-    if not library.exists():
-        fresh = library.with_suffix(".new")
-        call("cc", "-O2", "-shared", "-fPIC", "-o", str(fresh), str(SOURCE))
-        fresh.replace(library)
+    if set(str(library)) & {" ", ":"}:
+        # ld.so(8) takes them for the end of a name.
+        raise LabError(
+            f"{directory} has a space or a colon in its name", "TRILUN_LAB names another"
+        )
+    fresh = library.with_suffix(".new")
+    call("cc", "-O2", "-shared", "-fPIC", "-o", str(fresh), str(SOURCE))
+    fresh.replace(library)
     return {"LD_PRELOAD": str(library)}

@@ -8,6 +8,7 @@ import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -239,23 +240,106 @@ async def test_a_flush_that_fails_fails_the_volume_as_ever(tmp_path: Path) -> No
     await again.stop()
 
 
-async def test_a_catalogue_that_fails_is_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("step", ["note_size", "commit"])
+async def test_a_disk_that_fails_half_way_fails_the_volume(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """What a crash would leave now isn't known: nothing may begin to use it."""
     node = await start_node(tmp_path, "n", [])
     await with_volume(node)
 
-    async def failing() -> None:
+    async def failing(*_args: object) -> None:
         raise StoreError(StoreFault.IO, "on purpose")
 
     with monkeypatch.context() as patch:
-        patch.setattr(node.node.catalogue, "commit", failing)
+        where = growing_module if step == "note_size" else node.node.catalogue
+        patch.setattr(where, step, failing)
         assert (await refused(node, "volume.grow", GROW)).code is Code.IO_ERROR
-    assert node.node.volume_info("v").size_bytes == node.volume("v").size_bytes == SMALL
+    info = node.node.volume_info("v")
+    assert info.size_bytes == node.volume("v").size_bytes == SMALL
+    assert not info.healthy
+    assert (await refused(node, "volume.grow", GROW)).code is Code.NOT_CONSISTENT
     await node.stop()
     again = await start_node(tmp_path, "n", [])
     assert again.volume("v").size_bytes == SMALL
     await again.stop()
+
+
+@pytest.mark.parametrize("tail", [b"", bytes(BLOCK), b"d" * BLOCK])
+async def test_a_longer_file_is_cut_where_nothing_is_lost(tail: bytes, tmp_path: Path) -> None:
+    node = await start_node(tmp_path, "n", [])
+    await with_volume(node)
+    file = tmp_path / "data" / f"{node.node.volumes.get('v').record.id}.volume"
+    await node.stop()
+    with file.open("r+b") as output:
+        output.truncate(LARGE)
+        output.seek(2 * SMALL)
+        output.write(tail)
+    if any(tail):
+        with pytest.raises(StoreError, match=f"expected {SMALL}"):
+            await start_node(tmp_path, "n", [])
+        assert file.stat().st_size == LARGE
+    else:
+        again = await start_node(tmp_path, "n", [])
+        assert file.stat().st_size == SMALL
+        await again.stop()
+
+
+async def test_neither_volume_grows_while_a_pair_is_made_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with two_nodes(tmp_path) as (a, b):
+        for node, name in ((a, "first"), (b, "second"), (b, "third")):
+            await node.do("volume.create", m.VolumeCreate(name=name, size_bytes=SMALL))
+
+        async def grows(node: Running, name: str) -> bool:
+            asked = m.VolumeGrow(name=name, size_bytes=LARGE)
+            return (await refused(node, "volume.grow", asked)).code is not Code.IN_USE
+
+        calling, go_on = asyncio.Event(), asyncio.Event()
+        call = a.node.calls.call
+
+        async def slow(peer: str, verb: str, params: dict[str, Any]) -> dict[str, Any]:
+            calling.set()
+            await go_on.wait()
+            return await call(peer, verb, params)
+
+        monkeypatch.setattr(a.node.calls, "call", slow)
+        making = asyncio.create_task(a.do("pair.create", remote_pair()))
+        await eventually(calling.is_set)
+        assert not await grows(a, "first")
+        async with b.node.pairs._making:
+            # Somebody else's pair is being made there.
+            go_on.set()
+            second = b.node.volumes.get("second")
+            await eventually(lambda: second.claims or None)
+            assert not await grows(b, "second")
+        await making
+        await b.until("remote", S.PAIR)
+
+        async with b.node.pairs._making:
+            local = asyncio.create_task(b.do("pair.create", LOCAL_PAIR))
+            third = b.node.volumes.get("third")
+            await eventually(lambda: third.claims or None)
+            assert not await grows(b, "third")
+        await local
+        await b.until("local", S.PAIR)
+
+
+async def test_volumes_of_different_sizes_are_never_copied(tmp_path: Path) -> None:
+    """Whatever made them so: half of a volume is no mirror."""
+    async with two_nodes(tmp_path) as (a, b):
+        await chain(a, b)
+        await a.do("pair.split", m.PairSplit(name="remote"))
+        await b.until("remote", S.SSUS)
+        b.volume("second").size_bytes -= BLOCK
+        for reverse in (False, True):
+            direction = m.Direction.REVERSE if reverse else m.Direction.FORWARD
+            asked = m.PairResync(name="remote", direction=direction)
+            error = await refused(a, "pair.resync", asked)
+            assert error.code is Code.WRONG_STATE
+            assert "different sizes" in error.message
+        assert a.pair("remote").state is S.PSUS
 
 
 async def test_a_pair_meets_a_volume_that_grows(tmp_path: Path) -> None:
