@@ -51,6 +51,8 @@ class Files:
             command += ["--file", path]
         self.host.shell(
             f"systemctl reset-failed {self.unit} 2>/dev/null || true\n"
+            # systemd-run may return before the unit has emptied it of what its last life said.
+            f"rm -f /run/{self.unit}.log\n"
             f"systemd-run -q --unit={self.unit} -p WorkingDirectory={ROOT} "
             f"-p StandardOutput=truncate:/run/{self.unit}.log -p StandardError=inherit "
             f"{shlex.join(command)}"
