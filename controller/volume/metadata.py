@@ -102,7 +102,7 @@ async def note_size(metadata: Metadata, size_bytes: int) -> Metadata:
     """Write down what a volume has grown to. The ring stays: what was hot is where it was.
 
     A file that says so when the catalogue doesn't is made anew at the next start, with everything
-    dirty: nothing, since what grows is in no pair. So there has to be a start, or the catalogue.
+    dirty. Until then the volume must not come into a pair: who calls this fails it (law L10).
     """
     superblocks = SlotRing(metadata.store, SUPERBLOCKS, after=metadata.generation + 1)
     superblock = replace(metadata.superblock, size_bytes=size_bytes)

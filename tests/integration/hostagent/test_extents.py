@@ -3,48 +3,15 @@
 from __future__ import annotations
 
 import os
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from controller.api.changed import MAX_EXTENTS, FileExtents
 from hostagent.looking.extents import extents_of
-from hostagent.programs import find_program
+from tests.filesystems import mounted, run
 
 pytestmark = [pytest.mark.root, pytest.mark.tools]
-
-SPACE = {"ext4": 64 << 20, "xfs": 320 << 20, "btrfs": 128 << 20}
-
-
-def run(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
-
-
-@contextmanager
-def mounted(
-    directory: Path, kind: str, *, options: str = "loop", tune: tuple[str, ...] = ()
-) -> Iterator[tuple[Path, Path]]:
-    """A file system of that kind: its image, and where it is mounted."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root (mounts, loop devices)")
-    program = find_program(f"mkfs.{kind}")
-    if program is None:
-        pytest.skip(f"needs 'mkfs.{kind}'")
-    image, mountpoint = directory / "image", directory / "mnt"
-    with image.open("wb") as output:
-        output.truncate(SPACE[kind])
-    mountpoint.mkdir()
-    run(program, "-q", str(image))
-    if tune:
-        run(*tune, str(image))
-    run("mount", "-o", options, str(image), str(mountpoint))
-    try:
-        yield image, mountpoint
-    finally:
-        run("umount", str(mountpoint))
 
 
 def look(root: Path, name: str) -> FileExtents:

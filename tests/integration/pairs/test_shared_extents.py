@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -11,13 +10,12 @@ from random import Random
 import pytest
 
 from controller.api import messages as m
-from hostagent.programs import find_program
+from tests.filesystems import mounted
 from tests.integration.pairs.quick import BLOCK, QUICK, copied, fast, slow
 from tests.rig import Running, chain, eventually, two_nodes, write
 
 SIZE = 64 << 20
 MIB = 1 << 20
-SPACE = {"xfs": 512 << 20, "btrfs": 256 << 20}
 
 pytestmark = [pytest.mark.root, pytest.mark.tools]
 
@@ -25,21 +23,8 @@ pytestmark = [pytest.mark.root, pytest.mark.tools]
 @pytest.fixture(params=["xfs", "btrfs"])
 def sharing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """A directory on a file system that shares extents."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root (mounts, loop devices)")
-    program = find_program(f"mkfs.{request.param}")
-    if program is None:
-        pytest.skip(f"needs 'mkfs.{request.param}' of the package {request.param}progs")
-    image, mountpoint = tmp_path / "image", tmp_path / "mnt"
-    with image.open("wb") as output:
-        output.truncate(SPACE[request.param])
-    mountpoint.mkdir()
-    subprocess.run([program, "-q", str(image)], check=True, capture_output=True, timeout=60)
-    subprocess.run(["mount", "-o", "loop", str(image), str(mountpoint)], check=True, timeout=60)
-    try:
+    with mounted(tmp_path, request.param) as (_, mountpoint):
         yield mountpoint
-    finally:
-        subprocess.run(["umount", str(mountpoint)], check=True, timeout=60)
 
 
 async def parted(a: Running, b: Running) -> None:
