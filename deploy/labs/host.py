@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deploy.labs import xstate
+from deploy.labs import preload
 from deploy.labs.channel import Channel, Ran
 from deploy.labs.layer import Layer
 from deploy.labs.network import PREFIX_BITS, Network, mac
@@ -72,6 +72,12 @@ class Host:
         process = self.process
         return process is not None and process.alive
 
+    @property
+    def ending(self) -> str:
+        """For a sentence: by which signal its kernel died, where that can be told."""
+        died_by = self.process.died_by if self.process else ""
+        return f" by {died_by}" if died_by else ""
+
     def start(self) -> None:
         """Put power on, unless it has; `wait_booted` waits for it."""
         if self.powered:
@@ -83,8 +89,8 @@ class Host:
             self.console.replace(self.console.with_suffix(".log.1"))
         command = self.network.inside(tool(KERNEL), *self._command_line(disk, tap))
         place = str(self._memory_place())
-        registers = xstate.environment(self.directory)
-        process = Process.launch(command, self.console, TMPDIR=place, **registers)
+        loaded = preload.environment(self.directory)
+        process = Process.launch(command, self.console, TMPDIR=place, **loaded)
         text = json.dumps({"pid": process.pid, "began": process.began})
         (self.directory / "process.json").write_text(text, encoding="utf-8")
 
@@ -139,15 +145,15 @@ class Host:
             within_s = 0  # it boots, hangs or is gone
         if not process.ended(within_s):
             process.kill()
-        elif within_s:
-            process.kill()  # what is left of its group
 
     def wait_booted(self, within_s: float = BOOT_WITHIN_S) -> str:
         """Wait until systemd has started everything; returns `running`, or `degraded`."""
         deadline_s = time.monotonic() + within_s
         while time.monotonic() < deadline_s:
             if not self.powered:
-                raise LabError(f"{self.name} ended while it booted: {self._last_words()}")
+                raise LabError(
+                    f"{self.name} ended while it booted{self.ending}: {self._last_words()}"
+                )
             try:
                 state = self.channel.run("systemctl", "is-system-running", check=False).text
             except (HostGoneError, TimeoutError):

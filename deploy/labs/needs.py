@@ -6,7 +6,6 @@ import os
 import shutil
 from pathlib import Path
 
-from deploy.labs import xstate
 from deploy.labs.problem import LabError
 from deploy.labs.process import PATH
 
@@ -21,6 +20,7 @@ PROGRAMS = {
     "systemctl": "systemd",
     "/lib/systemd/systemd-udevd": "udev",
     "/usr/bin/python3": "python3",
+    "cc": "gcc",
 }
 LAB_PROGRAMS = {
     "mosquitto": "mosquitto",
@@ -30,7 +30,6 @@ LAB_PROGRAMS = {
     "fio": "fio",
     "tc": "iproute2",
 }
-COMPILER = {"cc": "gcc"}
 C_HEADER = Path("/usr/include/elf.h")
 TUN = Path("/dev/net/tun")
 
@@ -48,8 +47,8 @@ def check(*, whole_lab: bool = False) -> None:
     if os.geteuid() != 0:
         raise LabError("the lab needs root, for its network and the machine's files", "use sudo")
     packages = missing({**PROGRAMS, **(LAB_PROGRAMS if whole_lab else {})})
-    if xstate.is_needed():
-        packages += [*missing(COMPILER), *([] if C_HEADER.exists() else ["libc6-dev"])]
+    if not C_HEADER.exists():
+        packages.append("libc6-dev")
     if packages:
         raise LabError(
             f"the lab lacks Debian packages: {', '.join(packages)}", "deploy/setup tools lab"

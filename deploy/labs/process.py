@@ -77,6 +77,17 @@ class Process:
         """Whether it runs; one that is dead and not reaped does not."""
         return self.pid > 0 and start_time(self.pid) == self.began
 
+    @property
+    def died_by(self) -> str:
+        """The signal that ended a child of ours whose end nobody has waited for yet, or nothing."""
+        try:
+            ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return ""
+        if ended is None or ended.si_code == os.CLD_EXITED:
+            return ""
+        return signal.Signals(ended.si_status).name
+
     def kill(self, within_s: float = 10.0) -> None:
         """End it and its group at once, and wait until it is gone."""
         if self.alive:

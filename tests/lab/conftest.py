@@ -32,7 +32,9 @@ def pytest_runtest_makereport(
         used = [item.funcargs.get(name) for name in ("lab", "solo")]
         hosts = [host for lab in used if isinstance(lab, Lab) for host in lab.hosts.values()]
         for host in [*hosts, *(host for host in used if isinstance(host, Host))]:
-            report.sections.append((f"the last that {host.name} said", _last_lines(host.console)))
+            power = "" if host.powered else f", which is without power{host.ending}"
+            title = f"the last that {host.name} said{power}"
+            report.sections.append((title, _last_lines(host.console)))
     return report
 
 
