@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -42,15 +44,38 @@ def test_signals_in_the_middle_of_signals_have_room(tmp_path: Path) -> None:
     assert subprocess.run([program], check=False).returncode == 11
 
 
+ASTRAY = """
+import os, sys
+for turn in range(1 << 62):
+    for fd in (-1, 1):
+        try:
+            os.write(fd, b"astray\\n")
+        except OSError:
+            pass
+    if turn == 100:
+        open(f"/run/astray-{sys.argv[1]}", "w")
+"""
+"""Its output is the host's console, once its system calls are the machine's."""
+
+
 def test_a_host_whose_kernel_dies_leaves_no_process_on_the_machine() -> None:
     """Let go by their tracer, its processes would go on as the machine's own, and root's."""
     with one_host("mortal") as host:
+        for number in range(6):
+            strays = f"setsid python3 -c {shlex.quote(ASTRAY)} {number} >/dev/null 2>&1 </dev/null"
+            host.shell(f"{strays} &")
+        host.shell("until [ $(ls /run | grep -c astray) = 6 ]; do sleep 0.1; done")
         kernel = host.process
         assert kernel is not None
         processes = _children(kernel.pid)
         assert len(processes) > 3
         os.kill(kernel.pid, signal.SIGKILL)
-        data_sets.wait_for(lambda: not any(map(_runs, processes)), "its processes to end", 10)
+        try:
+            data_sets.wait_for(lambda: not any(map(_runs, processes)), "its processes to end", 10)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(kernel.pid, signal.SIGKILL)
+        assert "astray" not in host.console.read_text(errors="replace")
         assert not host.powered
         assert host.ending == " by SIGKILL"
 

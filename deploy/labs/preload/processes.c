@@ -24,7 +24,7 @@
 #include <sys/ptrace.h>
 #include <sys/uio.h>
 
-enum { HEADER_AT = 512, COMPONENTS = 63 };
+enum { HEADER_AT = 512, COMPONENTS = 63, PTRACE_OLDSETOPTIONS = 21 };
 
 typedef int (*Run)(void *);
 
@@ -84,7 +84,7 @@ long ptrace(enum __ptrace_request request, ...)
 		    whole_bytes <= sizeof whole)
 			return give_whole(pid, addr, part);
 	}
-	if (request == PTRACE_SETOPTIONS)
+	if ((int)request == PTRACE_OLDSETOPTIONS || request == PTRACE_SETOPTIONS)
 		data = (void *)((uintptr_t)data | PTRACE_O_EXITKILL);
 	return real_ptrace(request, pid, addr, data);
 }
