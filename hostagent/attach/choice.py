@@ -29,8 +29,10 @@ def choose_attacher(config: AgentConfig, transport: Path = TRANSPORT) -> tuple[A
     chap = config.attach.chap
     timeout_s = config.attach.timeout_s
     if kind == "open-iscsi":
-        state = config.state_dir / "attach"
-        return OpenIscsiAttacher(state, config.initiator_name, chap, timeout_s), f"{kind}: {why}"
+        attacher = OpenIscsiAttacher(
+            config.node, config.state_dir / "attach", config.initiator_name, chap, timeout_s
+        )
+        return attacher, f"{kind}: {why}"
     if chap is not None and chap.mutual_user is not None:
         raise HostError(
             "the user-space initiator has no mutual CHAP",

@@ -1,15 +1,17 @@
 """Attaching with the kernel's initiator, by iscsiadm.
 
-Owns the node records of its own targets and nobody else's: every call names target, portal and
-interface. The device is found below the session's own folder in /sys, never by a uuid or a name
-another volume could share. The interface's record is shared by all of them, and iscsiadm reads it
-unlocked while it is written: it is written by one thread at a time, and only where it is not as it
-should be. Must not scan, discover or log out anything else. Fails with HostError that quotes
-iscsiadm.
+Owns an interface, named after its node, and the node records of its own targets: every call names
+target, portal and interface, so that several agents of one host, and whoever attaches something by
+hand there, don't meet. The device is found below the session's own folder in /sys, never by a uuid
+or a name another volume could share. The interface's record is shared by all targets, and iscsiadm
+reads it unlocked while it is written: it is written by one thread at a time, and only where it is
+not as it should be. Must not scan, discover or log out anything else. Fails with HostError that
+quotes iscsiadm.
 """
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from pathlib import Path
@@ -21,7 +23,8 @@ from hostagent.errors import HostError
 from hostagent.programs import need_program, run_program
 from hostagent.records import RecordStore
 
-INTERFACE = "trilun"
+INTERFACE_MAX_CHARS = 64
+"""ISCSI_MAX_IFACE_LEN of open-iscsi, without its NUL."""
 POLL_S = 0.05
 _EXISTS = 15
 _NOT_FOUND = 21
@@ -35,18 +38,20 @@ class OpenIscsiAttacher:
 
     def __init__(
         self,
+        node: str,
         state: Path,
         initiator_name: str,
         chap: ChapConfig | None = None,
         timeout_s: float = 30.0,
         sys: Path = _SYS,
     ) -> None:
+        self._interface = interface_of(node)
         self._initiator_name = initiator_name
         self._chap = chap
         self._timeout_s = timeout_s
         self._sys = sys
         self._records = RecordStore(state / "open-iscsi")
-        self._interface = threading.Lock()
+        self._writing = threading.Lock()
 
     def attach(self, key: str, address: LunAddress, *, writable: bool) -> Device:  # noqa: ARG002
         """Log in and wait for the disk. The target says itself whether it may be written."""
@@ -76,7 +81,7 @@ class OpenIscsiAttacher:
         record = self._records.load(key)
         if record != {"portal": address.portal, "iqn": address.iqn, "lun": address.lun}:
             return None
-        name = find_disk(self._sys, address)
+        name = find_disk(self._sys, self._interface, address)
         path = Path("/dev") / name if name else None
         return Device(path, is_block=True) if path is not None and path.exists() else None
 
@@ -86,7 +91,7 @@ class OpenIscsiAttacher:
         if record is None:
             return
         address = LunAddress(record["portal"], record["iqn"], record["lun"])
-        name = find_disk(self._sys, address)
+        name = find_disk(self._sys, self._interface, address)
         if name is not None:
             flush(Path("/dev") / name, abandon=abandon)
         # Its file may be gone: the host has crashed, or keeps nothing in /etc.
@@ -101,7 +106,7 @@ class OpenIscsiAttacher:
         record = self._records.load(key)
         if record is not None:
             address = LunAddress(record["portal"], record["iqn"], record["lun"])
-            name = find_disk(self._sys, address)
+            name = find_disk(self._sys, self._interface, address)
             if name is not None:
                 run_program(
                     [need_program("blockdev", "util-linux"), "--flushbufs", f"/dev/{name}"],
@@ -109,9 +114,9 @@ class OpenIscsiAttacher:
                 )
 
     def _make_interface(self) -> None:
-        base = [_iscsiadm(), "-m", "iface", "-I", INTERFACE]
+        base = [_iscsiadm(), "-m", "iface", "-I", self._interface]
         wanted = {"iface.transport_name": "tcp", "iface.initiatorname": self._initiator_name}
-        with self._interface:
+        with self._writing:
             shown = run_program(base, timeout_s=self._timeout_s, ok=_ANY)
             if wanted.items() <= _settings_in(shown).items():
                 return
@@ -121,7 +126,7 @@ class OpenIscsiAttacher:
                 run_program(update, timeout_s=self._timeout_s)
 
     def _node(self, address: LunAddress, *action: str, ok: frozenset[int] = frozenset({0})) -> str:
-        where = ["-T", address.iqn, "-p", address.portal, "-I", INTERFACE]
+        where = ["-T", address.iqn, "-p", address.portal, "-I", self._interface]
         return run_program(
             [_iscsiadm(), "-m", "node", *where, *action], timeout_s=self._timeout_s, ok=ok
         )
@@ -151,11 +156,21 @@ def _settings_in(shown: str) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def find_disk(sys: Path, address: LunAddress) -> str | None:
-    """The kernel's name (`sdb`) of the disk that a session with the target has for the LUN."""
+def interface_of(node: str) -> str:
+    """The name of a node's interface. A long node's is told from others' by its digest."""
+    name = f"trilun-{node}"
+    if len(name) > INTERFACE_MAX_CHARS:
+        return f"trilun-{hashlib.sha256(node.encode()).hexdigest()[:32]}"
+    return name
+
+
+def find_disk(sys: Path, interface: str, address: LunAddress) -> str | None:
+    """The kernel's name (`sdb`) of the disk that the interface's session with the target has for
+    the LUN."""
+    wanted = {"targetname": address.iqn, "ifacename": interface}
     for session in sorted((sys / "class/iscsi_session").glob("session*")):
         try:
-            if (session / "targetname").read_text(encoding="utf-8").strip() != address.iqn:
+            if any((session / name).read_text().strip() != wanted[name] for name in wanted):
                 continue
         except OSError:
             continue  # it ended while we looked

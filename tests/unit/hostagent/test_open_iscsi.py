@@ -13,10 +13,12 @@ import pytest
 
 from hostagent import programs
 from hostagent.attach.attacher import LunAddress
-from hostagent.attach.open_iscsi import INTERFACE, OpenIscsiAttacher
+from hostagent.attach.open_iscsi import OpenIscsiAttacher, interface_of
 from hostagent.errors import ToolError
 from hostagent.records import RecordStore
 
+NODE = "host1"
+INTERFACE = interface_of(NODE)
 ADDRESS = LunAddress("192.0.2.1:3260", "iqn.2026-11.io.trilun:ctl1.first", 0)
 INITIATOR = "iqn.2026-11.io.trilun:host.host1"
 DISK = "null"
@@ -69,6 +71,7 @@ def sys(tmp_path: Path) -> Path:
     session = tmp_path / "sys/class/iscsi_session/session1"
     (session / f"device/target1:0:0/1:0:0:{ADDRESS.lun}/block/{DISK}").mkdir(parents=True)
     (session / "targetname").write_text(ADDRESS.iqn + "\n")
+    (session / "ifacename").write_text(INTERFACE + "\n")
     return tmp_path / "sys"
 
 
@@ -79,7 +82,7 @@ def none(tmp_path: Path) -> Path:
 
 
 def attacher(tmp_path: Path, sys: Path) -> OpenIscsiAttacher:
-    return OpenIscsiAttacher(tmp_path / "state", INITIATOR, timeout_s=10.0, sys=sys)
+    return OpenIscsiAttacher(NODE, tmp_path / "state", INITIATOR, timeout_s=10.0, sys=sys)
 
 
 def test_the_interface_is_there_before_anything_names_it(
@@ -101,6 +104,29 @@ def test_an_interface_that_is_there_is_taken_and_told_our_name(
     (host / f"iface-{INTERFACE}").write_text(RECORD.replace(INITIATOR, "iqn.1999-01.old:name"))
     attacher(tmp_path, sys).attach("first-demo", ADDRESS, writable=True)
     assert (host / f"iface-{INTERFACE}").read_text() == RECORD
+
+
+def test_another_agent_of_the_host_has_its_own_interface_and_sessions(
+    host: Path, sys: Path, tmp_path: Path
+) -> None:
+    """Else it would log in with our name, and we would take its disk for ours."""
+    mine = attacher(tmp_path, sys)
+    its_name = "iqn.2026-11.io.trilun:host.host9"
+    other = OpenIscsiAttacher("host9", tmp_path / "other", its_name, sys=sys)
+    mine.attach("first-demo", ADDRESS, writable=True)
+    record = {"portal": ADDRESS.portal, "iqn": ADDRESS.iqn, "lun": ADDRESS.lun}
+    RecordStore(tmp_path / "other/open-iscsi").save("first-demo", record)
+    assert other.attached("first-demo", ADDRESS) is None
+    other.detach("first-demo")
+    assert (host / f"iface-{INTERFACE}").read_text() == RECORD
+    assert mine.attached("first-demo", ADDRESS) is not None
+
+
+def test_every_node_has_an_interface_that_iscsiadm_takes() -> None:
+    nodes = ["a", "a" * 57, "a" * 58, "a" * 63, "a" * 62 + "b"]
+    names = {interface_of(node) for node in nodes}
+    assert len(names) == len(nodes)
+    assert max(map(len, names)) <= 64
 
 
 @pytest.mark.parametrize("known", [True, False])

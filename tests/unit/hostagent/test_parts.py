@@ -181,17 +181,23 @@ def test_mount_table_lines() -> None:
 
 
 def test_a_disk_is_found_below_its_own_session(tmp_path: Path) -> None:
-    for number, iqn in ((1, "iqn.a:x"), (2, "iqn.a:y")):
+    """One that somebody else has with the same target isn't."""
+    for number, iqn, interface in (
+        (0, "iqn.a:x", "default"),
+        (1, "iqn.a:x", "mine"),
+        (2, "iqn.a:y", "mine"),
+    ):
         session = tmp_path / f"class/iscsi_session/session{number}"
         for lun in (0, 1):
             (session / f"device/target{number}:0:0/{number}:0:0:{lun}/block/sd{number}{lun}").mkdir(
                 parents=True
             )
         (session / "targetname").write_text(iqn + "\n")
-    assert find_disk(tmp_path, LunAddress("p", "iqn.a:y", 1)) == "sd21"
-    assert find_disk(tmp_path, LunAddress("p", "iqn.a:x", 0)) == "sd10"
-    assert find_disk(tmp_path, LunAddress("p", "iqn.a:z", 0)) is None
-    assert find_disk(tmp_path, LunAddress("p", "iqn.a:x", 7)) is None
+        (session / "ifacename").write_text(interface + "\n")
+    assert find_disk(tmp_path, "mine", LunAddress("p", "iqn.a:y", 1)) == "sd21"
+    assert find_disk(tmp_path, "mine", LunAddress("p", "iqn.a:x", 0)) == "sd10"
+    assert find_disk(tmp_path, "mine", LunAddress("p", "iqn.a:z", 0)) is None
+    assert find_disk(tmp_path, "mine", LunAddress("p", "iqn.a:x", 7)) is None
 
 
 def test_the_initiator_is_chosen_with_a_reason(tmp_path: Path) -> None:
