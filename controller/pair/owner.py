@@ -36,6 +36,8 @@ from targets.lun import Access
 log = logging.getLogger(__name__)
 
 INBOX = 1024
+"""Commands are refused behind so much. What has happened already, and what the other side says, is
+always taken: one left out would be waited for."""
 
 
 class PairOwner:
@@ -47,9 +49,7 @@ class PairOwner:
         self.services = services
         self.report: msg.Report | None = None
         side.events = self
-        self._inbox: asyncio.Queue[tuple[object, asyncio.Future[Answer] | None]] = asyncio.Queue(
-            INBOX
-        )
+        self._inbox: asyncio.Queue[tuple[object, asyncio.Future[Answer] | None]] = asyncio.Queue()
         self.talk = Conversation(side)
         self._leader = Leader(self)
         self._follower = Follower(self)
@@ -122,12 +122,9 @@ class PairOwner:
         """Carry out a command in its turn."""
         if self._retired:
             raise self._gone()
-        try:
-            return await self._put(asked)
-        except asyncio.QueueFull:
-            raise RejectedError(
-                Code.WRONG_STATE, f"pair '{self.record.name}' is busy", "try again"
-            ) from None
+        if self._inbox.qsize() >= INBOX:
+            raise RejectedError(Code.WRONG_STATE, f"pair '{self.record.name}' is busy", "try again")
+        return await self._put(asked)
 
     def _put(self, item: object) -> asyncio.Future[Answer]:
         done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -234,10 +231,7 @@ class PairOwner:
 
     def post(self, item: object) -> None:
         """Put something into the inbox."""
-        try:
-            self._inbox.put_nowait((item, None))
-        except asyncio.QueueFull:
-            log.warning("pair %s: inbox full, %r dropped", self.record.name, item)
+        self._inbox.put_nowait((item, None))
 
     # ------------------------------------------------------------ what leader and follower use
 
