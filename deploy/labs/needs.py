@@ -13,6 +13,7 @@ PROGRAMS = {
     "linux.uml": "user-mode-linux",
     "ip": "iproute2",
     "nsenter": "util-linux",
+    "taskset": "util-linux",
     "mkfs.ext4": "e2fsprogs",
     "switch_root": "util-linux",
     "insmod": "kmod",

@@ -5,8 +5,9 @@ not know rings. An exception out of a device's callback goes to the loop's excep
 
 asyncio makes a turn of each wake-up: two looks at the clock, a handle, a context. A command that
 can be done at once needs none of that, only the wait, its own I/O and the answer (law S6). So a
-device's callback is run inside of the wait, up to `ROUNDS` times before a turn is made, and only
-while nothing was scheduled meanwhile. A timer is late by `ROUNDS` times `LINGER_S` at most.
+device's callback is run inside of the wait, for as long as nothing else is ready: no other
+descriptor, nothing that was scheduled, and no timer. The next timer is a descriptor, too: a wait
+with a time would set and stop one of the kernel's for each command.
 
 Devices are watched by edge: each announcement of the kernel wakes the wait once, and nothing has
 to be read to reset it.
@@ -15,16 +16,14 @@ to be read to reset it.
 from __future__ import annotations
 
 import asyncio
-import math
 import select
 import selectors
 from collections.abc import Callable, Mapping
 from contextvars import Context
 from typing import Any, TypeVarTuple, Unpack
 
-ROUNDS = 32
-LINGER_S = 0.001
-"""How long the wait goes on behind a device's callback without a look at the timers."""
+from targets.lio.alarm import Alarm
+
 MAX_EVENTS = 64
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
@@ -51,6 +50,8 @@ class DirectSelector(selectors.BaseSelector):
 
     def __init__(self, failed: Callable[[Exception], None]) -> None:
         self._epoll = select.epoll()
+        self._alarm = Alarm()
+        self._epoll.register(self._alarm.fd, _IN | select.EPOLLET)
         self._keys = _Keys()
         self._direct: dict[int, Callable[[int], None]] = {}
         self._failed = failed
@@ -89,6 +90,7 @@ class DirectSelector(selectors.BaseSelector):
     def close(self) -> None:
         """See `selectors`."""
         self._epoll.close()
+        self._alarm.close()
         self._keys.clear()
         self._direct.clear()
 
@@ -112,12 +114,13 @@ class DirectSelector(selectors.BaseSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """What is ready for the loop; devices are served meanwhile."""
-        # As finely as epoll can, and never early.
-        wait_s = -1.0 if timeout is None else max(0.0, math.ceil(timeout * 1e3) * 1e-3)
         self.interrupted = False
-        poll, direct, keys = self._epoll.poll, self._direct, self._keys
+        poll, direct, keys, alarm = self._epoll.poll, self._direct, self._keys, self._alarm.fd
         ready: list[tuple[selectors.SelectorKey, int]] = []
-        for _ in range(ROUNDS):
+        if timeout is not None and timeout > 0:
+            self._alarm.ring_in(timeout)
+        wait_s = 0 if timeout is not None and timeout <= 0 else -1
+        while not (ready or self.interrupted):
             try:
                 found = poll(wait_s, MAX_EVENTS)
             except InterruptedError:
@@ -128,9 +131,10 @@ class DirectSelector(selectors.BaseSelector):
                     self._run(run, events)
                 elif fd in keys:
                     ready.append((keys[fd], _events(events, keys[fd].events)))
-            if ready or self.interrupted or not found or not wait_s:
+                elif fd == alarm:
+                    self.interrupted = True
+            if not wait_s:
                 break
-            wait_s = LINGER_S if wait_s < 0 else min(wait_s, LINGER_S)
         return ready
 
     def _run(self, run: Callable[[int], None], events: int) -> None:
@@ -166,6 +170,17 @@ class DirectLoop(asyncio.SelectorEventLoop):
         """As ever; and the wait ends."""
         self._direct_selector.interrupted = True
         return super().call_soon(callback, *args, context=context)
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[Unpack[_Ts]], object],
+        *args: *_Ts,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """As ever; and the wait ends, as the next one may be shorter."""
+        self._direct_selector.interrupted = True
+        return super().call_at(when, callback, *args, context=context)
 
     def serve(self, fd: int, run: Callable[[int], None]) -> None:
         """Call `run` with epoll's events inside of the wait, whenever `fd` became readable."""

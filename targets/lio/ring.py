@@ -26,13 +26,14 @@ from targets.lio.layout import (
     ANSWER_MARK,
     CMD_ID,
     CMD_ID_AT,
+    COMMAND_BYTES,
     HEAD_WORD,
     IOVEC_BYTES,
     IOVECS_AT,
-    MAILBOX_BYTES,
     MARK_ANSWERING,
     MARK_AT,
     MARK_MOVED,
+    OP_MASK,
     REQUEST,
     SENSE_AT,
     SENSE_BYTES,
@@ -46,7 +47,7 @@ from targets.lio.layout import (
     entry_length,
     read_mailbox,
 )
-from targets.scsi.cdb import MEDIA_READS, data_in_bytes, data_out_bytes
+from targets.scsi.cdb import MEDIA_READS, MEDIA_WRITES, data_out_bytes
 from targets.scsi.command import Command
 from targets.scsi.sense import Status
 
@@ -116,8 +117,8 @@ class Ring:
         self.detached = False
         self._wake = wake
         self._area = area
-        self._words = area[:MAILBOX_BYTES].cast("I")
         self._at = self.mailbox.ring_at
+        self._words = area[: self.mailbox.data_at].cast("I")
         self._size = self.mailbox.ring_bytes
         self._data_at = self.mailbox.data_at
         self._total = self.mailbox.total_bytes
@@ -154,12 +155,23 @@ class Ring:
         """
         if self.detached:
             return None
-        size = self._size
+        size, words = self._size, self._words
         while True:
-            at, head = self._seen, self._words[HEAD_WORD]
+            at, head = self._seen, words[HEAD_WORD]
             if at == head:
                 return None
-            op, length = entry_length(self._area, self.mailbox, at, head)
+            length = words[self._at + at >> 2] - _CMD
+            if (
+                length & OP_MASK
+                or length < COMMAND_BYTES
+                or head >= size
+                or head & OP_MASK
+                or length > (head if head > at else size) - at
+            ):
+                # Not the usual: what it is, or what is wrong with it, takes a closer look.
+                op, length = entry_length(self._area, self.mailbox, at, head)
+            else:
+                op = _CMD
             end = at + length
             if end == size:
                 end = 0
@@ -223,15 +235,19 @@ class Ring:
         cdb = bytes(area[cdb_at : min(cdb_at + _CDB_BYTES, offset + length)])
         if len(cdb) < _CDB_BYTES:
             cdb = cdb.ljust(_CDB_BYTES, b"\0")
-        media_read = cdb[0] in MEDIA_READS
-        segments, total = self._segments(offset + IOVECS_AT, count, media_read)
+        opcode = cdb[0]
+        reads = opcode in MEDIA_READS
+        segments, total = self._segments(offset + IOVECS_AT, count, reads)
         command = self._enter(at)
         command.cdb = cdb
         command.segments = segments
         command.total_bytes = command.offered_bytes = total
-        if media_read:
-            room = min(data_in_bytes(cdb), total + _BLOCK_MASK & ~_BLOCK_MASK)
-            command.data_in = _cut(segments, room)
+        # How much of it the CDB asks for, the medium's commands see to themselves.
+        if reads:
+            command.data_in = segments
+        elif opcode in MEDIA_WRITES:
+            command.writes = True
+            command.data_out = segments
         else:
             wanted = data_out_bytes(cdb)
             if wanted:
@@ -245,6 +261,10 @@ class Ring:
         With `rounded` the last is lengthened to whole blocks, which stays inside its page.
         """
         area, data_at, end = self._area, self._data_at, self._total
+        if count == 1:
+            base, length = _unpack_iovec(area, at)
+            if base >= data_at and base + length <= end and not length & _BLOCK_MASK:
+                return (area[base : base + length],), length
         total = 0
         found: list[memoryview] = []
         last = at + IOVEC_BYTES * (count - 1)
@@ -301,7 +321,7 @@ class Ring:
             _pack_id(area, self._at + own + CMD_ID_AT, displaced.cmd_id)
             displaced.slot = own
             owner[own] = displaced
-        _pack_id(area, offset + CMD_ID_AT, command.cmd_id)
+            _pack_id(area, offset + CMD_ID_AT, command.cmd_id)
         _pack_answer(area, offset + UFLAGS_AT, uflags, command.status, 0, ANSWER_MARK, read_len)
         sense = command.sense
         if command.status == _CHECK_CONDITION:

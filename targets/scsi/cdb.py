@@ -155,6 +155,9 @@ _OUT: dict[int, Callable[[bytes], int]] = {
 MEDIA_READS = frozenset({Op.READ_6, Op.READ_10, Op.READ_12, Op.READ_16})
 """Commands whose data-in lands in the front end's buffers; every other replies with bytes."""
 
+MEDIA_WRITES = frozenset({Op.WRITE_6, Op.WRITE_10, Op.WRITE_12, Op.WRITE_16})
+"""Commands whose data-out goes to the medium as it is."""
+
 
 def data_out_bytes(cdb: bytes) -> int:
     """How much data-out the CDB asks for; 0 for commands without, and for unknown ones."""

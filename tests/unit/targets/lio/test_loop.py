@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
+import selectors
 import sys
+import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -12,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from targets.lio.loop import ROUNDS, DirectLoop
+from targets.lio.alarm import Alarm
+from targets.lio.loop import DirectLoop
 
 
 def run(main: Callable[[DirectLoop], Coroutine[Any, Any, None]]) -> None:
@@ -106,7 +110,7 @@ def test_a_device_that_never_rests_starves_nobody() -> None:
                 await asyncio.sleep(0.005)
                 late.append(time.monotonic() - began_s - 0.005)
             loop.unserve(fd)
-        assert heard > 20 * ROUNDS
+        assert heard > 1000
         assert sorted(late)[10] < 0.1
 
     run(main)
@@ -130,6 +134,76 @@ def test_what_a_device_schedules_runs_before_its_next_announcement() -> None:
         assert order == ["device", "scheduled", "device", "scheduled", "device"]
 
     run(main)
+
+
+def test_a_timer_that_a_device_sets_is_not_waited_past() -> None:
+    async def main(loop: DirectLoop) -> None:
+        rung, rings = asyncio.Event(), list[asyncio.TimerHandle]()
+        with event() as fd:
+            loop.serve(fd, lambda _events: rings.append(loop.call_later(0.01, rung.set)))
+            never = loop.call_later(3600, rung.set)
+            await asyncio.sleep(0)  # the wait is for that one now
+            threading.Timer(0.05, os.eventfd_write, (fd, 1)).start()
+            async with asyncio.timeout(30):
+                await rung.wait()
+            never.cancel()
+            loop.unserve(fd)
+
+    run(main)
+
+
+def test_a_device_is_served_within_one_wait() -> None:
+    """Nothing of the loop's own is run for an announcement."""
+
+    async def main(loop: DirectLoop) -> None:
+        turns = heard = 0
+        select = loop._direct_selector.select
+
+        def counted(timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+            nonlocal turns
+            turns += 1
+            return select(timeout)
+
+        loop._direct_selector.select = counted  # type: ignore[method-assign]
+        done = loop.create_future()
+        with event() as fd:
+
+            def announced(_events: int) -> None:
+                nonlocal heard, turns
+                heard += 1
+                if heard == 1:
+                    turns = 0
+                if heard == 200:
+                    done.set_result(turns)
+                else:
+                    os.eventfd_write(fd, 1)
+
+            loop.serve(fd, announced)
+            os.eventfd_write(fd, 1)
+            assert await done == 0
+            loop.unserve(fd)
+
+    run(main)
+
+
+def test_an_alarm_rings_once_and_never_early() -> None:
+    alarm = Alarm()
+    try:
+        began_s = time.monotonic()
+        alarm.ring_in(3600)
+        alarm.ring_in(0.02)
+        select.select([alarm.fd], [], [], 30)
+        assert time.monotonic() - began_s >= 0.02
+        assert os.read(alarm.fd, 8) == (1).to_bytes(8, sys.byteorder)
+        with pytest.raises(BlockingIOError):
+            os.read(alarm.fd, 8)
+        alarm.ring_in(1e-12)  # as soon as there is
+        select.select([alarm.fd], [], [], 30)
+        os.read(alarm.fd, 8)
+        with pytest.raises(OSError, match="Invalid argument"):
+            alarm.ring_in(-1)
+    finally:
+        alarm.close()
 
 
 def test_a_mistake_in_one_device_is_told_and_ends_nothing() -> None:

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from targets.lio.loop import DirectLoop
-from targets.lio.serving import Serving
+from targets.lio.serving import MAX_POKES, Serving
 from targets.lio.uio import UioDevice
 from targets.scsi.device import DeviceServer
 from tests.unit.targets.lio.kernel import KernelRing
@@ -113,6 +113,34 @@ def test_a_batch_costs_one_poke(loop: Loop) -> None:
         it.uio.announce()
         await it.until(lambda: set(ids) <= set(it.kernel.answers))
         assert it.uio.pokes == pokes + 1
+
+    run(loop, story)
+
+
+@LOOPS
+def test_what_comes_at_a_poke_costs_no_wait(loop: Loop) -> None:
+    """It is answered although nobody announces it; what comes without end has to wait."""
+
+    async def story(it: World) -> None:
+        await it.until(lambda: it.kernel.tail == it.kernel.head)
+        ids = [it.send()]
+        poke = it.uio.poke
+
+        def poked() -> None:
+            poke()
+            if len(ids) < 100:
+                ids.append(it.send())
+
+        it.uio.poke = poked  # type: ignore[method-assign]
+        it.uio.announce()
+        await it.until(lambda: len(it.kernel.answers) >= 1)
+        assert MAX_POKES <= len(it.kernel.answers) < 100
+        await it.until(lambda: it.uio.pokes > MAX_POKES)
+        it.uio.announce()
+        while len(ids) < 100:
+            await asyncio.sleep(0)
+            it.uio.announce()
+        await it.until(lambda: set(ids) <= set(it.kernel.answers))
 
     run(loop, story)
 
