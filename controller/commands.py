@@ -95,7 +95,10 @@ class Commands:
         info = self._node.volume_info(params.name)
         if not made:
             return no_op(f"volume '{params.name}' exists already", info)
-        return done(f"volume '{params.name}' is there, as {info.target}", info)
+        text = f"volume '{params.name}' is there, as {info.target}"
+        if info.trouble:
+            text += f"; hosts can't find it yet: {info.trouble}"
+        return done(text, info)
 
     async def _volume_grow(self, params: m.VolumeGrow) -> Outcome:
         shelved, grown = await self._node.volumes.grow(params)

@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -25,7 +26,7 @@ from controller import __version__
 from controller.api import messages as m
 from controller.api.topics import StateKind
 from controller.api.verbs import Verb
-from controller.frontends import check_front_end, open_front_end
+from controller.frontends import FrontEnd, check_front_end, open_front_end
 from controller.link.tcp import TcpNetwork
 from controller.link.transport import Peer
 from controller.node import LoopClock, Node, NodeSettings, Surroundings
@@ -60,6 +61,8 @@ _UNFIT = (OSError, StoreError, CorruptError, JournalError, ConfigError, LioUnava
 
 DEFAULT_CONFIG = Path("/etc/trilun/controller.toml")
 STATUS_EVERY_S = 5.0
+NEXT_WORD_WITHIN_S = 300.0
+"""Longer than a pass over the kernel's target can take, with all of its deadlines."""
 LIVE_KEYS = frozenset({"log.level", "log.format", "resync.rate_limit_bytes_per_s"})
 """What SIGHUP takes over. The rate limit is that of pairs made from then on."""
 
@@ -164,10 +167,12 @@ async def run(config: ControllerConfig, path: Path) -> None:
     front_end.changed = publisher.refresh
     publisher.bus.start()
     publisher.refresh()
-    notifier.ready(_status_line(node))
-    _tell_service_manager(notifier, node, clock)
+    status = partial(_status_line, node, front_end)
+    if await _shown(front_end, notifier, stopping):
+        notifier.ready(status())
+    _tell_service_manager(notifier, node, clock, status)
     reloader = Reloader(path, config, LIVE_KEYS, lambda fresh: _take_over(node, fresh))
-    loop.add_signal_handler(signal.SIGHUP, _reload, reloader, node, notifier, clock)
+    loop.add_signal_handler(signal.SIGHUP, _reload, reloader, notifier, clock, status)
     log.info("controller is up", node=config.node, portals=front_end.exporter.portals)
     await stopping.wait()
     loop.add_signal_handler(signal.SIGHUP, log.warning, "no reload: the controller stops")
@@ -191,12 +196,42 @@ def _settings(config: ControllerConfig) -> NodeSettings:
     )
 
 
+async def _shown(front_end: FrontEnd, notifier: Notifier, stopping: asyncio.Event) -> bool:
+    """Return when hosts can find all volumes, or when this is to stop: False.
+
+    Until then the service isn't ready. It mirrors and takes commands, and its status says what is
+    in the way.
+    """
+
+    told = ""
+
+    def waiting(why: str) -> None:
+        nonlocal told
+        if why != told:
+            log.warning("volumes can't be found by hosts yet", why=why)
+        told = why
+        notifier.starting(f"volumes can't be found by hosts yet: {why}", NEXT_WORD_WITHIN_S)
+
+    shown = asyncio.ensure_future(front_end.shown(waiting))
+    stop = asyncio.ensure_future(stopping.wait())
+    await asyncio.wait({shown, stop}, return_when=asyncio.FIRST_COMPLETED)
+    stop.cancel()
+    if shown.done():
+        shown.result()
+        return True
+    shown.cancel()
+    return False
+
+
 def _reload(
-    reloader: Reloader[ControllerConfig], node: Node, notifier: Notifier, clock: LoopClock
+    reloader: Reloader[ControllerConfig],
+    notifier: Notifier,
+    clock: LoopClock,
+    status: Callable[[], str],
 ) -> None:
     notifier.reloading(clock.now_s())
     reloader.reload()
-    notifier.ready(_status_line(node))
+    notifier.ready(status())
 
 
 def _take_over(node: Node, config: ControllerConfig) -> None:
@@ -209,17 +244,19 @@ def _set_up_logging(config: ControllerConfig) -> None:
     set_up_logging(config.log.level, config.log.format, program="trilund", node=config.node)
 
 
-def _status_line(node: Node) -> str:
+def _status_line(node: Node, front_end: FrontEnd) -> str:
     """What `systemctl status` shows: `3 volumes, 1 failed; pairs: 1 COPY, 1 PAIR`."""
     volumes = node.volumes.all()
     failed = sum(1 for shelved in volumes if not shelved.record.healthy)
     states = Counter(owner.record.state.value for owner in node.pairs.owners())
     text = f"{len(volumes)} volumes" + (f", {failed} failed" if failed else "")
     pairs = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    return f"{text}; pairs: {pairs or 'none'}"
+    return "; ".join([text, f"pairs: {pairs or 'none'}", *front_end.problems])
 
 
-def _tell_service_manager(notifier: Notifier, node: Node, clock: LoopClock) -> None:
+def _tell_service_manager(
+    notifier: Notifier, node: Node, clock: LoopClock, status: Callable[[], str]
+) -> None:
     """Feed from the loop that serves hosts: when that stands still, so does the feeding."""
     interval_s = min(notifier.watchdog_interval_s or STATUS_EVERY_S, STATUS_EVERY_S)
     told = ""
@@ -227,7 +264,7 @@ def _tell_service_manager(notifier: Notifier, node: Node, clock: LoopClock) -> N
     def tell() -> None:
         nonlocal told
         notifier.watchdog()
-        line = _status_line(node)
+        line = status()
         if line != told and not node.stopping:
             told = line
             notifier.status(line)

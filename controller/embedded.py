@@ -49,6 +49,11 @@ class EmbeddedExporter:
     async def ready(self, iqn: str) -> None:
         """It is, as soon as it is offered."""
 
+    def trouble(self, iqn: str) -> str:
+        """None: it listens, or it would not be here."""
+        del iqn
+        return ""
+
     async def withdraw(self, iqn: str, *, force: bool) -> None:
         """Stop exporting; a repeated call finds nothing to do."""
         try:

@@ -6,14 +6,12 @@ itself (the embedded target, or the kernel's) is handed in by the daemon.
 
 from __future__ import annotations
 
-import re
 from typing import Protocol
 
 from controller.api.messages import SessionInfo
 from controller.volume.volume import Volume
 from targets.lun import UnitAttention
-
-IQN_ROOT = "iqn.2026-11.io.trilun"
+from targets.naming import IQN_ROOT, plain, target_prefix
 
 
 def target_name(node: str, volume: str, volume_id: str) -> str:
@@ -21,19 +19,10 @@ def target_name(node: str, volume: str, volume_id: str) -> str:
 
     A name that has to be changed for that keeps apart from others by a piece of the volume's id.
     """
-    name = target_prefix(node) + _plain(volume)
+    name = target_prefix(node) + plain(volume)
     if name != f"{IQN_ROOT}:{node}.{volume}":
         name += f".{volume_id[:8]}"
     return name
-
-
-def target_prefix(node: str) -> str:
-    """How the target names of a node begin."""
-    return f"{IQN_ROOT}:{_plain(node)}."
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9.-]", "-", name.lower())
 
 
 class Exporter(Protocol):
@@ -47,7 +36,13 @@ class Exporter(Protocol):
         """Export a volume as LUN 0 of its own target, at once or soon."""
 
     async def ready(self, iqn: str) -> None:
-        """Return when initiators can find an offered volume, or when that takes too long."""
+        """Return when initiators can find an offered volume, or when that takes too long.
+
+        Raises RejectedError where it can't be offered, and has to be withdrawn.
+        """
+
+    def trouble(self, iqn: str) -> str:
+        """Why initiators can't find an offered volume now, in a sentence; nothing when they can."""
 
     async def withdraw(self, iqn: str, *, force: bool) -> None:
         """Stop exporting; sessions are ended when `force` is set.

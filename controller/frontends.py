@@ -48,9 +48,16 @@ class FrontEnd:
         return self.exporter.problems if isinstance(self.exporter, LioExporter) else ()
 
     async def settle(self) -> None:
-        """Return when hosts can find what was offered, or when that can't be."""
+        """Begin to show what was offered; `shown` returns when hosts can find it."""
         if isinstance(self.exporter, LioExporter):
             await self.exporter.settle()
+
+    async def shown(self, waiting: Callable[[str], None]) -> None:
+        """Return when hosts can find all that was offered; `waiting` hears why they can't yet."""
+        exporter = self.exporter
+        while isinstance(exporter, LioExporter) and (why := exporter.held_up):
+            waiting("; ".join(why))
+            await exporter.another_pass()
 
     async def close(self) -> None:
         """Let go of portals and devices."""

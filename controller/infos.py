@@ -29,6 +29,7 @@ def volume_info(
         pairs=sorted({owner.record.name for owner in owners}),
         view_of=shelved.view_of,
         target=shelved.iqn,
+        trouble=exporter.trouble(shelved.iqn),
         portals=exporter.portals,
         naa=volume.identity.naa.hex(),
         sessions=exporter.sessions(shelved.iqn),

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterable
 from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from controller.api.messages import SessionInfo
-from controller.exports import target_prefix
 from controller.service.config import ConfigError, Endpoint
 from controller.volume.volume import Volume
 from targets.iscsi.chap import ChapCredentials
-from targets.lio.target import LioError, LioSettings, LioTarget, TargetInUseError
+from targets.lio.passes import LioSettings
+from targets.lio.target import LioError, LioTarget, TargetInUseError
 from targets.lio.wanted import BACKSTORE_PREFIX, Chap, Ownership, Portal, WantedError
 from targets.lun import UnitAttention
+from targets.naming import target_prefix
 
 HANDLER = "trilun"
 
@@ -82,12 +83,29 @@ class LioExporter:
         self._target.add(iqn, name, f"{HANDLER}/{volume_id}", volume)
 
     async def settle(self) -> None:
-        """Make the kernel's configuration what was offered; returns when it is, or can't be."""
+        """Begin to make the kernel's configuration what was offered; see `held_up`."""
         await self._target.settle()
+
+    @property
+    def held_up(self) -> tuple[str, ...]:
+        """Why hosts can't find all that is offered, a sentence each; see `LioTarget`."""
+        return self._target.held_up
+
+    async def another_pass(self) -> None:
+        """Return when it was tried again."""
+        await self._target.next_pass()
 
     async def ready(self, iqn: str) -> None:
         """Return when initiators can find a volume, or when that takes too long."""
-        await self._target.ready(iqn)
+        try:
+            await self._target.ready(iqn)
+        except LioError as error:
+            why, _, step = str(error).partition("; ")
+            raise RejectedError(Code.IO_ERROR, why, step) from error
+
+    def trouble(self, iqn: str) -> str:
+        """Why initiators can't find a volume now."""
+        return self._target.trouble(iqn)
 
     async def withdraw(self, iqn: str, *, force: bool) -> None:
         """Stop exporting; a repeated call finds nothing to do."""

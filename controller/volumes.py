@@ -214,8 +214,16 @@ class Volumes:
         self._catalogue.contents.volumes.append(record)
         await self._catalogue.commit()
         shelved = self._shelve(record, store, metadata)
+        shelved.busy = "being made"
         self._exporter.offer(shelved.iqn, shelved.volume)
-        await self._exporter.ready(shelved.iqn)
+        try:
+            await self._exporter.ready(shelved.iqn)
+        except RejectedError:
+            await self._exporter.withdraw(shelved.iqn, force=True)
+            await self._discard(shelved)
+            raise
+        finally:
+            shelved.busy = ""
         return shelved, True
 
     async def grow(self, asked: m.VolumeGrow) -> tuple[Shelved, bool]:
@@ -249,7 +257,12 @@ class Volumes:
             await self._exporter.withdraw(shelved.iqn, force=False)
         finally:
             shelved.busy = ""
-        del self._shelf[name]
+        await self._discard(shelved)
+        return shelved
+
+    async def _discard(self, shelved: Shelved) -> None:
+        """Forget a volume that nobody can reach any more, and remove its files."""
+        del self._shelf[shelved.record.name]
         self._catalogue.contents.volumes.remove(shelved.record)
         await self._catalogue.commit()
         if shelved.metadata is not None:
@@ -257,7 +270,6 @@ class Volumes:
         shelved.volume.store.close()
         self._disk.remove(_data_file(shelved.record.id))
         self._meta_disk.remove(metadata_file(shelved.record.id))
-        return shelved
 
     def check_no_sessions(self, shelved: Shelved) -> None:
         """RejectedError while an initiator is logged in."""
@@ -324,7 +336,11 @@ class Volumes:
         store = OverlayStore(image or base.volume.store, delta)
         shelved = self._shelve(record, store, None, view_of=asked.volume)
         self._exporter.offer(shelved.iqn, shelved.volume)
-        await self._exporter.ready(shelved.iqn)
+        try:
+            await self._exporter.ready(shelved.iqn)
+        except RejectedError:
+            await self.close_view(asked.view)
+            raise
         return shelved, True
 
     async def close_view(self, name: str) -> Shelved | None:

@@ -17,6 +17,7 @@ from typing import TypeVar
 from controller.api import messages as m
 from controller.api.topics import StateKind
 from controller.api.verbs import VERBS
+from controller.exports import Exporter
 from controller.link.tcp import TcpNetwork
 from controller.link.transport import Peer
 from controller.node import LoopClock, Node, NodeSettings, Surroundings
@@ -56,6 +57,9 @@ class StandInExporter:
 
     async def withdraw_all(self) -> None:
         self.offered.clear()
+
+    def trouble(self, iqn: str) -> str:
+        return ""
 
     def sessions(self, iqn: str) -> list[m.SessionInfo]:
         return self.logged_in.get(iqn, [])
@@ -182,6 +186,7 @@ async def start_node(
     intent: IntentSettings | None = None,
     crashes: bool = False,
     boot_id: str = "one boot",
+    front_end: Exporter | None = None,
 ) -> Running:
     """Start a node over the files in `directory`; they may be those of an earlier run."""
     offload = ThreadOffload(asyncio.get_running_loop(), 4)
@@ -196,7 +201,7 @@ async def start_node(
         disk=wrap(disk),
         meta_disk=meta_disk,
         network=TcpNetwork(),
-        exporter=exporter,
+        exporter=front_end or exporter,
         clock=LoopClock(),
         new_id=lambda: uuid.uuid4().hex,
         boot_id=boot_id,

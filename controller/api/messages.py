@@ -150,6 +150,8 @@ class VolumeInfo(Info):
     """For a throw-away view: the volume it looks at."""
     target: str | None
     """IQN under which it is exported; None when it is not."""
+    trouble: str = ""
+    """Why hosts can't find it now: a sentence, with what to do."""
     portals: list[str] = []
     lun: int = 0
     naa: str = ""

@@ -149,7 +149,9 @@ def volume_table(volumes: list[m.VolumeInfo]) -> Table:
 def _health(info: m.VolumeInfo) -> str:
     if not info.healthy:
         return "failed"
-    return "ok" if info.consistent else "inconsistent"
+    if not info.consistent:
+        return "inconsistent"
+    return "not exported" if info.trouble else "ok"
 
 
 def _session(info: m.SessionInfo) -> str:
@@ -173,6 +175,7 @@ def _volume_details(info: m.VolumeInfo) -> Table:
             ("pairs", ", ".join(info.pairs)),
             ("target", info.target or ""),
             ("portals", ", ".join(info.portals)),
+            ("not found", info.trouble),
             ("lun", str(info.lun)),
             ("naa", info.naa),
             ("hosts", ", ".join(map(_session, info.sessions))),

@@ -31,7 +31,7 @@ SEND_BUFFER_BYTES = 8 << 20
 _LENGTH = struct.Struct("<Q")
 _PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 _NO_FIELDS = frozenset({"event", "level", "timestamp", "logger", "exception", "stack"})
-_SUBJECT = re.compile(r"(pair|volume|peer|link to) %s\b")
+_SUBJECT = re.compile(r"(pair|volume|peer|target|link to) %s\b")
 """What a line of the standard library's loggers is about, when it begins with that."""
 _KEY_OF_SUBJECT = {"link to": "peer"}
 _FULL = frozenset({errno.EAGAIN, errno.ENOBUFS})

@@ -38,6 +38,11 @@ class Notifier:
         """Start-up is finished."""
         self._send("READY=1" + (f"\nSTATUS={_one_line(status)}" if status else ""))
 
+    def starting(self, text: str, within_s: float) -> None:
+        """Not ready yet, and why; the next word comes within that time (EXTEND_TIMEOUT_USEC)."""
+        usec = int(within_s * 1_000_000)
+        self._send(f"STATUS={_one_line(text)}\nEXTEND_TIMEOUT_USEC={usec}")
+
     def status(self, text: str) -> None:
         """A line for `systemctl status`."""
         self._send(f"STATUS={_one_line(text)}")

@@ -20,15 +20,16 @@ from targets import alone
 from targets.iscsi.filelun import FileLun
 from targets.lio.layout import TcmuError
 from targets.lio.loop import DirectLoop
-from targets.lio.target import LioError, LioSettings, LioTarget
+from targets.lio.passes import LioSettings
+from targets.lio.target import LioError, LioTarget
 from targets.lio.wanted import (
     BACKSTORE_PREFIX,
-    IQN_PREFIX,
     Chap,
     Ownership,
     Portal,
     WantedError,
 )
+from targets.naming import target_prefix
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -46,7 +47,7 @@ def _settings(options: argparse.Namespace) -> LioSettings:
     if options.chap_user:
         chap = Chap(options.chap_user, os.environ.get("TRILUN_CHAP_SECRET", ""))
     portals = tuple(Portal(host, options.port) for host in options.host or ["127.0.0.1"])
-    owner = Ownership(f"{IQN_PREFIX}{options.node}.", f"{BACKSTORE_PREFIX}{options.node}@")
+    owner = Ownership(target_prefix(options.node), f"{BACKSTORE_PREFIX}{options.node}@")
     return LioSettings(owner, portals, chap)
 
 

@@ -97,19 +97,25 @@ class AddressWatch(NetlinkTask):
         return found
 
     async def _listen(self) -> None:
+        """Wait for a change, or for a while where the last look failed; then look."""
+        failed = False
         while True:
             try:
-                async for _ in self._socket.get():
-                    break
-                await asyncio.sleep(_SETTLE_S)
-                # A new socket: what came meanwhile is in the answer already.
+                if failed:
+                    await asyncio.sleep(_RETRY_S)
+                else:
+                    async for _ in self._socket.get():
+                        break
+                    await asyncio.sleep(_SETTLE_S)
+                # A new socket: what came meanwhile, or was lost, is in the answer already.
                 self._socket.close()
                 await self._open()
                 present = await self._ask()
             except Exception as error:  # noqa: BLE001 - the library raises what it likes
                 log.warning("can't watch the portals' addresses: %s", error)
-                await asyncio.sleep(_RETRY_S)
+                failed = True
                 continue
+            failed = False
             if present != self.present:
                 self.present = present
                 self._changed()

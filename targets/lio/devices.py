@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
+from targets.lio.layout import TcmuError
+from targets.lio.machine import Machine
 from targets.lio.offered import Found, Offered
 from targets.lio.serving import Serving
 from targets.lio.takeover import Course, judge
-from targets.lio.uio import UioDevice
 from targets.lio.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -24,41 +25,48 @@ DRAIN_WITHIN_S = 10.0
 
 
 class Devices:
-    """Serves devices of one configfs."""
+    """Serves devices of one machine."""
 
-    def __init__(self, root: Path, worker: Worker, changed: Callable[[], None]) -> None:
+    def __init__(self, machine: Machine, worker: Worker, changed: Callable[[], None]) -> None:
         """`changed` is called when a device was lost."""
-        self._root = root
+        self._machine = machine
         self._worker = worker
         self._changed = changed
 
     async def serve(self, offered: Offered, found: Found) -> None:
         """Open a device and serve it, commands of a predecessor included."""
         assert offered.serving is None
-        uio = UioDevice(found.node)
+        uio = self._machine.open(found.node)
         try:
             # A predecessor may have answered without having said so.
             uio.poke()
             verdict = judge(uio.area)
             if offered.lost or verdict.course is Course.RESET:
                 log.warning(
-                    "the ring of %s is reset: %s", found.path, verdict.reason or "it was lost"
+                    "target %s: the ring of %s is reset: %s",
+                    *(offered.iqn, found.path, verdict.reason or "it was lost"),
                 )
                 await self.reset(found.path)
                 verdict = judge(uio.area)
             elif verdict.course is Course.ANSWER:
-                log.info("%s: %d commands were left behind", found.path, len(verdict.fates))
+                left = len(verdict.fates)
+                log.info("target %s: %d commands were left behind", offered.iqn, left)
             # No wait between the judgement and this.
             serving = Serving(uio, offered.server, self._lost(offered), verdict.fates)
         except BaseException:
             uio.close()
             raise
-        offered.serving, offered.lost = serving, False
+        offered.serving, offered.lost, offered.blocked = serving, False, True
+        await self.unblock(offered, found)
+
+    async def unblock(self, offered: Offered, found: Found) -> None:
+        """Have the kernel pass commands on, whoever has told it not to."""
         await self._act(found.path, "block_dev", "0", unless="unblocked")
+        offered.blocked = False
 
     def _lost(self, offered: Offered) -> Callable[[str], None]:
         def lost(reason: str) -> None:
-            log.warning("the device of %s is lost: %s", offered.iqn, reason)
+            log.warning("target %s: its device is lost: %s", offered.iqn, reason)
             offered.lost = True
             self._changed()
 
@@ -69,7 +77,7 @@ class Devices:
 
         Raises `UioBusyError` when another process serves it.
         """
-        uio = UioDevice(found.node)
+        uio = self._machine.open(found.node)
         try:
             await self.reset(found.path)
         finally:
@@ -83,35 +91,46 @@ class Devices:
         await self._act(path, "block_dev", "1", unless="blocked")
         await self._act(path, "reset_ring", "1")
 
-    async def block(self, offered: Offered, path: str) -> None:
-        """Send initiators waiting, answer what is under way, and let go of the device.
+    async def block(self, path: str) -> None:
+        """Send initiators waiting.
 
-        Initiators keep their sessions. They are told BUSY and repeat, for as long as they like:
-        Linux for three minutes.
+        They keep their sessions. They are told BUSY and repeat, for as long as they like: Linux for
+        three minutes.
         """
-        serving = offered.serving
+        await self._act(path, "block_dev", "1", unless="blocked")
+
+    async def drain(self, offered: Offered) -> None:
+        """Answer what is under way, and let go of the device; what takes too long is left.
+
+        A successor answers that: the mapping stays until nothing writes into it, which is at the
+        end of the process at the latest.
+        """
+        serving, offered.serving = offered.serving, None
         if serving is None:
             return
-        await self._act(path, "block_dev", "1", unless="blocked")
         try:
             async with asyncio.timeout(DRAIN_WITHIN_S):
                 await serving.drain()
         except TimeoutError:
-            log.warning("%s: %d commands are still under way", offered.iqn, serving.pending)
-        await self.release(offered)
+            left = serving.pending
+            log.warning("target %s: %d commands are still under way", offered.iqn, left)
+        await serving.close(within_s=0)
 
     async def release(self, offered: Offered) -> None:
-        """Stop serving; returns when nothing writes into its memory any more."""
-        serving, offered.serving = offered.serving, None
-        if serving is not None and not await serving.close():
-            log.debug("the mapping of %s stays until nothing points into it", offered.iqn)
+        """Stop serving; returns when nothing writes into its memory any more.
+
+        Raises `TcmuError` where that takes too long: the device is to be released again.
+        """
+        serving = offered.serving
+        if serving is None:
+            return
+        if not await serving.close(within_s=DRAIN_WITHIN_S):
+            raise TcmuError(
+                f"{serving.pending} commands of {offered.iqn} are still under way; "
+                "look at the disk of its volume"
+            )
+        offered.serving = None
 
     async def _act(self, path: str, name: str, value: str, *, unless: str = "") -> None:
-        file = self._root / path / "action" / name
-
-        def act() -> None:
-            if unless and file.read_text().strip() == unless:
-                return
-            file.write_text(value)
-
+        act = partial(self._machine.act, path, name, value, unless)
         await self._worker.run(f"writing {value} to {path}/action/{name}", act, ACTION_WITHIN_S)

@@ -1,7 +1,6 @@
 """A netlink socket, and the task that listens to it.
 
-Owns both, until `close`. A shell. Must not know families. Fails with what opening the socket
-raises: OSError, or the library's own.
+Owns both, until `close`. A shell. Must not know families. Fails with OSError.
 """
 
 from __future__ import annotations
@@ -10,6 +9,8 @@ import abc
 import asyncio
 import contextlib
 from typing import Any
+
+from pyroute2.netlink.exceptions import NetlinkError
 
 
 class NetlinkTask(abc.ABC):
@@ -36,6 +37,9 @@ class NetlinkTask(abc.ABC):
         self._socket = self._new_socket()
         try:
             await self._bind()
+        except NetlinkError as error:
+            self._socket.close()
+            raise OSError(error.code, str(error)) from error
         except BaseException:
             self._socket.close()
             raise

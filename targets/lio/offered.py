@@ -64,8 +64,12 @@ class Offered:
     serving: Serving | None = None
     lost: bool = False
     """Its device or its ring was lost while it was served."""
+    blocked: bool = False
+    """Served, and the kernel has still to be told not to hold commands back."""
     up: bool = False
     """Initiators can find it."""
+    refusal: str = ""
+    """Why they can't, where the kernel refused this one: a sentence with the next step."""
     attention_due: bool = False
     """Its initiators have still to hear that something changed."""
     since: dict[str, float] = field(default_factory=dict)
@@ -80,6 +84,16 @@ class Offered:
     def lun_path(self) -> str:
         """Its LUN's folder."""
         return f"{self.target_path}/tpgt_{TAG}/lun/lun_{LUN}"
+
+    def stands_on(self, path: str) -> bool:
+        """Whether it can't be there when a step at `path` was refused."""
+        if path.startswith("core/"):
+            return path.count("/") == 1 or path.endswith(f"/{self.name}")
+        return path in {"core", "iscsi", self.target_path}
+
+    def portal_path(self, portal: Portal) -> str:
+        """A portal's folder."""
+        return f"{self.target_path}/tpgt_{TAG}/np/{portal.name}"
 
     @property
     def sessions_path(self) -> str:

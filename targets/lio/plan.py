@@ -12,10 +12,20 @@ the next plan reaches the goal, and the plan for the goal is empty.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from targets.lio.configfs import Folder, Kind, Operation, apply
-from targets.lio.wanted import HBA, Acl, Backstore, Chap, PortalGroup, Target, Wanted
+from targets.lio.wanted import (
+    BACKSTORE_PREFIX,
+    HBA,
+    Acl,
+    Backstore,
+    Chap,
+    PortalGroup,
+    Target,
+    Wanted,
+)
 
 HBA_PATH = f"core/user_{HBA}"
 BACKSTORE_LINK = "backstore"
@@ -35,6 +45,9 @@ class Plan:
     operations: tuple[Operation, ...]
     obstacles: tuple[str, ...] = ()
     """Sentences for the operator."""
+    held: Mapping[str, str] = field(default_factory=dict)
+    """Backstores of ours that somebody else's target shows: nothing may be done to them. Each
+    with its sentence."""
 
 
 def plan(wanted: Wanted, found: Folder) -> Plan:
@@ -59,6 +72,7 @@ class _Planner:
         """Where a wanted backstore is, or will be."""
         self.blocked: set[str] = set()
         """Wanted backstores that somebody else's target keeps from being made anew."""
+        self.held: dict[str, str] = {}
         self.doomed: list[str] = []
         """Where backstores are that have to go."""
         self.exported = {target for _, target in found.all_links()}
@@ -79,7 +93,7 @@ class _Planner:
             self._do(Kind.REMOVE, HBA_PATH)
         for target in self.wanted.targets:
             self._build_target(target)
-        return Plan(tuple(self.operations), tuple(self.obstacles))
+        return Plan(tuple(self.operations), tuple(self.obstacles), self.held)
 
     def _do(self, kind: Kind, path: str, value: str = "", *, secret: bool = False) -> None:
         operation = Operation(kind, path, value, secret)
@@ -151,7 +165,8 @@ class _Planner:
                     self.places[name] = path
                 elif path in foreign:
                     holder = "/".join(foreign[path].split("/")[:2])
-                    self.obstacles.append(f"{path} is in use by {holder}, which isn't ours")
+                    self.held[path] = f"{path} is in use by {holder}, which isn't ours"
+                    self.obstacles.append(self.held[path])
                     self.blocked.add(name)
                 else:
                     self.doomed.append(path)
@@ -201,6 +216,20 @@ class _Planner:
         for name, value in backstore.attributes.items():
             if name in LIVE_ATTRIBUTES or path not in self.exported:
                 self._set(f"{path}/attrib/{name}", value)
+            else:
+                self._tell_unchanged(path, name, value)
+
+    def _tell_unchanged(self, path: str, name: str, value: str) -> None:
+        folder = self.tree.find(f"{path}/attrib")
+        found = folder.files.get(name, value) if folder else value
+        if found != value:
+            prefix = self.wanted.owner.backstore_prefix
+            node = prefix.removeprefix(BACKSTORE_PREFIX).rstrip("@")
+            self.obstacles.append(
+                f"{path} has {name} {found} instead of {value}, and can't change it under its "
+                "target; it will at the next boot, or log hosts out, stop the controller and run "
+                f"python -m targets.lio --node {node or 'NODE'}"
+            )
 
     def _resize(self, path: str, backstore: Backstore, folder: Folder) -> None:
         size = _SIZE.search(folder.files.get("info", ""))

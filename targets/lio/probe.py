@@ -39,9 +39,9 @@ def check() -> list[str]:
         _mount_configfs()
     for module in MODULES:
         _load(module)
-    if not CONFIGFS_TARGET.is_dir():
+    if not (CONFIGFS_TARGET / "core").is_dir():
         raise LioUnavailableError(
-            f"{CONFIGFS_TARGET} is missing; install a kernel with CONFIG_TARGET_CORE"
+            f"{CONFIGFS_TARGET}/core is missing; install a kernel with CONFIG_TARGET_CORE"
         )
     if not _writable(CONFIGFS_TARGET / "core"):
         raise LioUnavailableError(

@@ -11,6 +11,7 @@ that are ready by its end cost one poke. Later ones are collected until the loop
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from select import EPOLLIN
 
@@ -21,6 +22,8 @@ from targets.lio.ring import Ring
 from targets.lio.takeover import Fate
 from targets.lio.uio import UioDevice
 from targets.scsi.device import DeviceServer
+
+log = logging.getLogger(__name__)
 
 MAX_POKES = 4
 """One after the other, before anything else has its turn."""
@@ -143,16 +146,23 @@ class Serving:
             await self._drained.wait()
         self._poke()
 
-    async def close(self) -> bool:
-        """Stop serving and let go of the device; False when its mapping is still in use.
+    async def close(self, within_s: float | None = None) -> bool:
+        """Stop serving and let go of the device; False when commands still run behind that time.
 
-        Commands that run still write into the mapping, so it is kept until they have ended.
+        They write into the mapping, so it is kept until they have ended. May be called again.
         """
-        self._lost = None
-        self._unwatch()
-        self._poke()
-        self._drained.clear()
-        self._device.close()
-        if self._ring.pending:
-            await self._drained.wait()
-        return self.uio.close()
+        if not self._ring.detached:
+            self._lost = None
+            self._unwatch()
+            self._poke()
+            self._device.close()
+        try:
+            async with asyncio.timeout(within_s):
+                while self._ring.pending:
+                    self._drained.clear()
+                    await self._drained.wait()
+        except TimeoutError:
+            return False
+        if not self.uio.close():
+            log.debug("the mapping of %s stays until nothing points into it", self.uio.node)
+        return True

@@ -16,31 +16,14 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 
 from targets.lio import probe
-from targets.lio.addresses import AddressWatch, listening_error
-from targets.lio.attentions import grown, raise_at_all
-from targets.lio.configfs import Folder, Operation
 from targets.lio.devices import Devices
-from targets.lio.events import DeviceEvent, DeviceEvents, Happening
+from targets.lio.events import DeviceEvent, Happening
 from targets.lio.layout import TcmuError
-from targets.lio.offered import (
-    ATTRIBUTES,
-    Found,
-    Offered,
-    Stage,
-    bound_portals,
-    our_devices,
-    parse_sessions,
-    wanted_of,
-)
-from targets.lio.plan import plan
-from targets.lio.refusals import blocked_by, explain, portal_of
-from targets.lio.tree import CONFIGFS_TARGET, carry_out, read_tree
-from targets.lio.uio import UioBusyError, uio_names
-from targets.lio.wanted import Chap, Ownership, Portal
+from targets.lio.machine import LinuxMachine, Machine
+from targets.lio.offered import Offered, Stage, parse_sessions
+from targets.lio.passes import STEP_WITHIN_S, LioSettings, Passes
 from targets.lio.worker import StuckError, Worker
 from targets.lun import LogicalUnit, UnitAttention
 from targets.scsi.device import DeviceServer
@@ -49,9 +32,9 @@ log = logging.getLogger(__name__)
 
 RESCAN_S = 15.0
 RETRY_S = 3.0
-STEP_WITHIN_S = 90.0
-"""A step may wait for commands that are out, so this is longer than CMD_TIME_OUT_S."""
 READY_WITHIN_S = 10.0
+BLOCK_WITHIN_S = 20.0
+"""Of a clean stop: until all devices send their initiators waiting."""
 
 
 class TargetInUseError(Exception):
@@ -62,33 +45,30 @@ class LioError(Exception):
     """The kernel would not do it; nothing was changed."""
 
 
-@dataclass(frozen=True, slots=True)
-class LioSettings:
-    """What is the same for all targets."""
-
-    owner: Ownership
-    portals: tuple[Portal, ...]
-    chap: Chap | None = None
-
-
 class LioTarget:
     """Offers logical units through the kernel."""
 
-    def __init__(self, settings: LioSettings, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, settings: LioSettings, clock: Callable[[], float], machine: Machine | None = None
+    ) -> None:
         """`clock`: seconds, for when an initiator was seen first."""
         self._settings = settings
         self._clock = clock
-        self._root = CONFIGFS_TARGET
+        self._machine = machine or LinuxMachine()
         self._offers: dict[str, Offered] = {}
         self._worker = Worker()
-        self._devices = Devices(self._root, self._worker, self._wake)
-        self._events = DeviceEvents(self._heard)
-        self._addresses = AddressWatch((each.host for each in settings.portals), self._wake)
+        self._devices = Devices(self._machine, self._worker, self._wake)
+        self._events = self._machine.events(self._heard)
+        hosts = [each.host for each in settings.portals]
+        self._addresses = self._machine.addresses(hosts, self._wake)
+        self._passes = Passes(
+            *(settings, self._machine, self._worker, self._devices, self._offers),
+            lambda: self._addresses.present,
+        )
         self._woken = asyncio.Event()
         self._waiters: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
         self._notes: list[str] = []
-        self._found: list[str] = []
         self.problems: tuple[str, ...] = ()
         """What is not as it should be, a sentence each."""
         self.changed: Callable[[], None] = lambda: None
@@ -97,7 +77,8 @@ class LioTarget:
     async def start(self) -> None:
         """Check the kernel and listen to it; raises `LioUnavailableError`."""
         try:
-            self._notes = await self._worker.run("loading modules", probe.check, STEP_WITHIN_S)
+            check = self._machine.check
+            self._notes = await self._worker.run("loading modules", check, STEP_WITHIN_S)
             await self._events.start()
             await self._addresses.start()
         except (StuckError, OSError) as error:
@@ -116,18 +97,49 @@ class LioTarget:
         self._wake()
 
     async def settle(self) -> None:
-        """Begin: everything is offered that was made before. Returns when it is, or can't be."""
+        """Begin: everything is offered that was made before. Returns behind the first pass."""
         if self._task is None:
-            self._task = asyncio.create_task(self._passes(), name="lio passes")
-        await self._next_pass()
+            self._task = asyncio.create_task(self._pass_after_pass(), name="lio passes")
+        await self.next_pass()
+
+    @property
+    def held_up(self) -> tuple[str, ...]:
+        """Why initiators can't find all that is offered, a sentence each.
+
+        That this host has none of the addresses is no reason: they may come at any time, or
+        never, and everything else is ready for them.
+        """
+        waiting = [
+            each for each in self._offers.values() if each.stage is Stage.OFFERED and not each.up
+        ]
+        refusals = dict.fromkeys(each.refusal for each in waiting if each.refusal)
+        if not waiting or refusals:
+            return tuple(refusals)
+        if not self._addresses.present and not self._passes.problems:
+            return ()
+        return self.problems or ("the kernel's target is being set up",)
+
+    def trouble(self, iqn: str) -> str:
+        """Why initiators can't find this one now; nothing when they can."""
+        offered = self._offers.get(iqn)
+        if offered is None or offered.up:
+            return ""
+        return offered.refusal or "; ".join(self.problems) or "its target is being set up"
 
     async def ready(self, iqn: str) -> None:
-        """Return when initiators can find it, or after `READY_WITHIN_S`."""
+        """Return when initiators can find it, or when that takes too long: see `trouble`.
+
+        Raises `LioError` when the kernel refuses this one.
+        """
         offered = self._offers.get(iqn)
+        if offered is None or self._task is None:
+            return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(READY_WITHIN_S):
-                while self._task is not None and offered is not None and not offered.up:
-                    await self._next_pass()
+                while not offered.up:
+                    await self.next_pass()
+                    if offered.refusal:
+                        raise LioError(offered.refusal)
                     if self.problems and not offered.up:
                         return
 
@@ -144,16 +156,26 @@ class LioTarget:
             raise TargetInUseError(iqn)
         offered.stage = Stage.LEAVING
         if self._task is not None:
-            await self._next_pass()
+            offered.up = True  # until a pass has seen that it isn't
+            await self.next_pass()
             if offered.up:
-                offered.stage = Stage.OFFERED
-                self._wake()
+                self._back(offered)
                 raise LioError("; ".join(self.problems) or f"{iqn} is still there")
-        await self._devices.release(offered)
+        try:
+            await self._devices.release(offered)
+        except TcmuError as error:
+            offered.lost = True
+            self._back(offered)
+            raise LioError(str(error)) from error
         offered.stage = Stage.GONE
         if self._task is not None:
-            await self._next_pass()
+            await self.next_pass()
         self._offers.pop(iqn, None)
+
+    def _back(self, offered: Offered) -> None:
+        """It could not be withdrawn, so it is offered again."""
+        offered.stage = Stage.OFFERED
+        self._wake()
 
     def sessions(self, iqn: str) -> dict[str, float]:
         """The initiators that are logged in now, each with when it was seen first.
@@ -163,10 +185,10 @@ class LioTarget:
         offered = self._offers.get(iqn)
         if offered is None:
             return {}
-        try:
-            names = parse_sessions((self._root / offered.sessions_path).read_text())
-        except FileNotFoundError:
-            names = []
+        if offered.stage is not Stage.OFFERED:
+            # Its folder is being removed, and whoever looks into it may have to wait for that.
+            return offered.since
+        names = parse_sessions(self._machine.sessions(offered.sessions_path))
         now = self._clock()
         offered.since = {name: offered.since.get(name, now) for name in names}
         return offered.since
@@ -194,24 +216,35 @@ class LioTarget:
         self._wake()
 
     async def rest(self) -> None:
-        """Before a clean stop: initiators wait, and nothing is under way on return."""
+        """Before a clean stop: initiators wait, and nothing is under way on return.
+
+        Takes `BLOCK_WITHIN_S` and the time of a drain at most, whatever the kernel and disks do.
+        """
         await self._stop_passes()
-        found = {each.name: each.path for each in await self._our_devices()}
-        for offered in self._offers.values():
-            path = found.get(offered.name)
+        try:
+            async with asyncio.timeout(BLOCK_WITHIN_S):
+                await self._block_all()
+        except TimeoutError:
+            log.warning("not all initiators are sent waiting: the kernel takes too long")
+        except (StuckError, OSError) as error:
+            log.warning("not all initiators are sent waiting: %s", error)
+        await asyncio.gather(*map(self._devices.drain, self._offers.values()))
+
+    async def _block_all(self) -> None:
+        served = {each.name: each for each in self._offers.values() if each.serving is not None}
+        for found in await self._passes.devices():
+            offered = served.get(found.name)
+            if offered is None:
+                continue
             try:
-                if path is not None:
-                    await self._devices.block(offered, path)
-                else:
-                    await self._devices.release(offered)
-            except (StuckError, OSError) as error:
-                log.warning("%s is not blocked: %s", offered.iqn, error)
+                await self._devices.block(found.path)
+            except OSError as error:
+                log.warning("target %s: is not blocked: %s", offered.iqn, error)
 
     async def close(self) -> None:
         """Let go of everything; the kernel's configuration stays as it is."""
         await self._stop_passes()
-        for offered in self._offers.values():
-            await self._devices.release(offered)
+        await asyncio.gather(*map(self._devices.drain, self._offers.values()))
         await self._events.close()
         await self._addresses.close()
         self._worker.close()
@@ -231,7 +264,7 @@ class LioTarget:
                     offered.serving.look()
         self._wake()
 
-    async def _next_pass(self) -> None:
+    async def next_pass(self) -> None:
         """Return at the end of a pass that began after this call."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
@@ -252,28 +285,28 @@ class LioTarget:
             if not waiter.done():
                 waiter.set_result(None)
 
-    async def _passes(self) -> None:
+    async def _pass_after_pass(self) -> None:
+        passes = self._passes
         while True:
-            pause_s = RETRY_S if self._found else RESCAN_S
+            pause_s = RETRY_S if passes.problems else RESCAN_S
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
                     await self._woken.wait()
             self._woken.clear()
             waiters, self._waiters = self._waiters, []
-            self._found = []
             try:
-                await self._pass()
+                await passes.run()
             except (StuckError, OSError, TcmuError) as error:
-                self._found.append(str(error) if ";" in str(error) else f"{error}; look at dmesg")
+                passes.problems.append(str(error) if ";" in str(error) else f"{error}; see dmesg")
             except Exception:
                 log.exception("a pass over configfs failed")
-                self._found.append("a pass over the kernel's target failed; see the log")
+                passes.problems.append("a pass over the kernel's target failed; see the log")
             finally:
                 self._tell()
                 self._answer(waiters)
 
     def _tell(self) -> None:
-        problems = tuple(self._found + self._notes + self._missing_portals())
+        problems = (*self._passes.problems, *self._notes, *self._missing_portals())
         if problems == self.problems:
             return
         for each in problems:
@@ -291,104 +324,3 @@ class LioTarget:
             for each in self._settings.portals
             if each.host not in self._addresses.present
         ]
-
-    # ------------------------------------------------------------ one pass
-
-    async def _pass(self) -> None:
-        await self._release_lost()
-        tree = await self._read()
-        await self._serve_all()
-        settings = self._settings
-        portals = bound_portals(settings.portals, self._addresses.present, tree, settings.owner)
-        wanted = wanted_of(self._offers.values(), settings.owner, portals, settings.chap)
-        made = plan(wanted, tree)
-        self._found += made.obstacles
-        steps = made.operations
-        cut = max(
-            (n + 1 for n, each in enumerate(steps) if each.path.startswith("core/")), default=0
-        )
-        refused: set[str] = set()
-        await self._carry_out(steps[:cut], refused)
-        if cut:
-            # What is new is served before its target is shown.
-            await self._serve_all()
-        refused |= {
-            each.target_path
-            for each in self._offers.values()
-            if each.serving is None and each.stage is Stage.OFFERED
-        }
-        await self._carry_out(steps[cut:], refused)
-        larger = grown(steps, refused)
-        for offered in self._offers.values():
-            if offered.name in larger:
-                offered.attention(UnitAttention.CAPACITY_CHANGED)
-            there = offered.target_path not in refused
-            offered.up = there if offered.stage is Stage.OFFERED else not there
-        await self._raise_attentions()
-        if steps:
-            log.info("kernel's target: %d steps", len(steps))
-
-    async def _raise_attentions(self) -> None:
-        for offered in list(self._offers.values()):
-            if not offered.attention_due or offered.stage is not Stage.OFFERED:
-                continue
-            call = partial(raise_at_all, self._root, offered.lun_path)
-            offered.attention_due = False  # another change may come meanwhile
-            try:
-                await self._worker.run(f"telling the hosts of {offered.iqn}", call, STEP_WITHIN_S)
-            except StuckError:
-                offered.attention_due = True
-                raise
-            except OSError as error:
-                offered.attention_due = True
-                self._found.append(
-                    f"only one host of {offered.iqn} can be told of its change "
-                    f"({error.strerror}); rescan on the others"
-                )
-
-    async def _read(self) -> Folder:
-        owner = self._settings.owner
-        read = partial(read_tree, self._root, owner, tuple(ATTRIBUTES))
-        return await self._worker.run("reading configfs", read, STEP_WITHIN_S)
-
-    async def _our_devices(self) -> list[Found]:
-        names = await self._worker.run("looking for uio devices", uio_names, STEP_WITHIN_S)
-        return our_devices(names, self._settings.owner)
-
-    async def _release_lost(self) -> None:
-        for offered in list(self._offers.values()):
-            if offered.lost:
-                await self._devices.release(offered)
-
-    async def _serve_all(self) -> None:
-        """Serve what is there and served by nobody; free what nobody will serve.
-
-        Raises `UioBusyError` when another process serves one of ours.
-        """
-        offers = {(each.name, each.config): each for each in self._offers.values()}
-        for found in await self._our_devices():
-            offered = offers.get((found.name, found.config))
-            try:
-                if offered is None:
-                    await self._devices.free(found)
-                elif offered.serving is None and offered.stage is not Stage.GONE:
-                    await self._devices.serve(offered, found)
-            except UioBusyError:
-                raise  # another process is at what is ours: it decides
-            except (TcmuError, OSError) as error:
-                self._found.append(f"{found.path} can't be served: {error}")
-
-    async def _carry_out(self, steps: tuple[Operation, ...], refused: set[str]) -> None:
-        """Take the steps, except beneath what was refused."""
-        for step in steps:
-            if any(step.path == path or step.path.startswith(f"{path}/") for path in refused):
-                continue
-            call = partial(carry_out, self._root, step)
-            try:
-                await self._worker.run(repr(step), call, STEP_WITHIN_S)
-            except OSError as error:
-                refused.add(blocked_by(step))
-                portal = portal_of(step)
-                if portal is not None:
-                    error = listening_error(portal) or error
-                self._found.append(explain(step, error))

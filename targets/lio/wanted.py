@@ -10,7 +10,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-IQN_PREFIX = "iqn.2026-11.io.trilun:"
+from targets.naming import IQN_ROOT
+
+IQN_PREFIX = f"{IQN_ROOT}:"
 BACKSTORE_PREFIX = "trilun-"
 HBA = 747
 """The number of the one host bus adapter in configfs that holds all our backstores."""

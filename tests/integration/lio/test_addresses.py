@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
+from targets.lio import addresses
 from targets.lio.addresses import AddressWatch, listening_error
 
 ADDRESS = "198.51.100.77"  # RFC 5737: documentation, so nobody's
@@ -60,5 +61,36 @@ async def test_an_address_comes_and_goes() -> None:
         finally:
             ip("del")
         await until(lambda: changes == [{ADDRESS}, frozenset()])
+    finally:
+        await watch.close()
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="adding an address needs root")
+async def test_what_comes_while_the_kernel_can_not_be_asked_is_found_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A change whose look fails is no change that was seen; nor is the watch over."""
+    monkeypatch.setattr(addresses, "_RETRY_S", 0.01)
+    watch = AddressWatch([ADDRESS], lambda: None)
+    await watch.start()
+    opened, fails = watch._open, 3
+
+    async def failing() -> None:
+        nonlocal fails
+        fails -= 1
+        if fails >= 0:
+            raise OSError(errno.ENOBUFS, "no sockets today")
+        await opened()
+
+    monkeypatch.setattr(watch, "_open", failing)
+    try:
+        ip("add")
+        try:
+            await until(lambda: watch.present == {ADDRESS})
+        finally:
+            ip("del")
+        await until(lambda: not watch.present)
+        assert fails < 0
     finally:
         await watch.close()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -12,49 +10,13 @@ import pytest
 
 from targets.lio.loop import DirectLoop
 from targets.lio.serving import MAX_POKES, Serving
-from targets.lio.uio import UioDevice
 from targets.scsi.device import DeviceServer
-from tests.unit.targets.lio.kernel import KernelRing
+from tests.unit.targets.lio.machine import StandInUio
 from tests.unit.targets.lio.rig import read_10, write_10
 from tests.unit.targets.memory import MemoryLun
 
 Loop = Callable[[], asyncio.AbstractEventLoop]
 LOOPS = pytest.mark.parametrize("loop", [asyncio.SelectorEventLoop, DirectLoop])
-
-
-class StandInUio(UioDevice):
-    """A uio device without a kernel: an eventfd announces, a poke collects."""
-
-    def __init__(self) -> None:
-        self.kernel = KernelRing(ring_bytes=8192)
-        self.node = "uio0"
-        self.fd = os.eventfd(0, os.EFD_NONBLOCK)
-        self.area = self.kernel.view
-        self.pokes = 0
-        self.gone = False
-        self.closes = 0
-
-    def announce(self) -> None:
-        os.eventfd_write(self.fd, 1)
-
-    def clear(self) -> None:
-        if self.gone:
-            raise OSError(errno.EIO, "gone")
-        try:
-            os.eventfd_read(self.fd)
-        except BlockingIOError:
-            return
-
-    def poke(self) -> None:
-        if self.gone:
-            raise OSError(errno.EIO, "gone")
-        self.pokes += 1
-        self.kernel.collect()
-
-    def close(self) -> bool:
-        self.closes += 1
-        os.close(self.fd)
-        return True
 
 
 class World:
