@@ -22,7 +22,7 @@ from controller.catalogue import Catalogue, GroupRecord
 from controller.pair import messages as msg
 from controller.pair.asked import Asked
 from controller.pair.owner import PairOwner
-from controller.pair.table import Answer, Command, answer
+from controller.pair.table import Answer, Command, Named, answer
 from controller.pairs import Pairs
 
 log = logging.getLogger(__name__)
@@ -209,7 +209,7 @@ class Groups:
         owners = self._members(self.get(asked.name).pairs)
         reverse = asked.direction is m.Direction.REVERSE
         command = Command.REVERSE if reverse else Command.RESYNC
-        rows = [answer(o.record.state, command, o.record.name) for o in owners]
+        rows = [answer(o.record.state, command, Named(o.record.name)) for o in owners]
         for owner, row in zip(owners, rows, strict=True):
             if row.verdict is Verdict.REJECTED:
                 raise RejectedError(

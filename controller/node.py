@@ -118,7 +118,9 @@ class Node:
             world.new_id,
             world.boot_id,
         )
-        self.pairs = Pairs(self.volumes, world.meta_disk, self.catalogue, world.clock, self)
+        self.pairs = Pairs(
+            self.name, self.volumes, world.meta_disk, self.catalogue, world.clock, self
+        )
         self.groups = Groups(self.name, self.pairs, self.catalogue)
         self.keeping = Keeping(self.name, self.pairs, self.catalogue)
         self.pairing = Pairing(self.pairs, self.volumes, self.catalogue, world.new_id)

@@ -19,7 +19,7 @@ from controller.pair.asked import Asked
 from controller.pair.owner import PairOwner
 from controller.pair.record import PairRecord
 from controller.pair.table import Answer as Row
-from controller.pair.table import Command, answer
+from controller.pair.table import Command, Named, answer
 
 if TYPE_CHECKING:
     from controller.node import Node
@@ -196,7 +196,7 @@ class PairCommands:
     async def _delete(self, params: m.PairDelete) -> Outcome:
         owner = self._node.pairs.find(params.name)
         if owner is None:
-            row = answer(m.PairState.SMPL, Command.DELETE, params.name)
+            row = answer(m.PairState.SMPL, Command.DELETE, Named(params.name))
             return no_op(f"pair '{params.name}': {row.reason}", None)
         info = self._node.pair_info(params.name)
         if self._decided_elsewhere(owner):
@@ -225,6 +225,9 @@ class PairCommands:
                 if record.peer is not None
                 else "a local pair has one controller: delete it and create it the other way",
             )
+        if params.to == sides[0] and record.closed == "swapping":
+            keep = Asked(Command.KEEP, force=params.force)
+            return self._outcome(params.name, await owner.ask(keep))
         if params.to == sides[0]:
             info = self._node.pair_info(params.name)
             return no_op(f"'{params.to}' has the P-VOL of '{params.name}' already", info)

@@ -53,12 +53,14 @@ class Pairs:
 
     def __init__(
         self,
+        node: str,
         volumes: Volumes,
         meta_disk: Disk,
         catalogue: Catalogue,
         clock: Clock,
         events: PairEvents,
     ) -> None:
+        self.node = node
         self._volumes = volumes
         self._meta_disk = meta_disk
         self._catalogue = catalogue

@@ -1,4 +1,4 @@
-"""The contract of `pair.takeover` and `pair.swap`: the S-VOL's controller serves the hosts.
+"""The contract of `pair.takeover` and `pair.swap`: which controller serves the hosts.
 
 Owns the shape only.
 """
@@ -21,4 +21,6 @@ class PairSwap(Params):
     to: Name
     """The controller whose volume is the P-VOL afterwards."""
     force: bool = False
-    """Although an initiator is logged in to the P-VOL: its writes are refused from then on."""
+    """Although an initiator is logged in to the P-VOL: its writes are refused from then on. Or,
+    where a swap was cut off and the old P-VOL is to go on alone: although the other side may have
+    taken the role."""

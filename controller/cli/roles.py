@@ -39,7 +39,8 @@ def takeover(session: Session, ref: Ref) -> None:
 @click.command("swap")
 @PAIR_ARGUMENT
 @click.option("--to", required=True, metavar="NODE", help="Whose volume becomes the P-VOL.")
-@click.option("--force", is_flag=True, help="Although a host is logged in to the P-VOL.")
+@click.option("--force", is_flag=True, help="Although a host is logged in to the P-VOL, or the "
+              "other side may have taken the role.")  # fmt: skip
 @click.pass_obj
 def swap(session: Session, ref: Ref, to: str, force: bool) -> None:
     """Exchange the roles: the S-VOL becomes the P-VOL, and the mirror runs the other way.
@@ -47,6 +48,9 @@ def swap(session: Session, ref: Ref, to: str, force: bool) -> None:
     A repeated command is a no-op.
 
     In PAIR nothing is copied; log the P-VOL's hosts out before, and in on the other side after.
+    Where the link went in the middle of a swap, no host may write to the old P-VOL until it is
+    back. With --to its own NODE and --force it goes on alone, because the other side is lost.
+
     Behind a takeover the old P-VOL follows when it is back: `trilun pair resync` then copies to it
     what differs.
     """
@@ -54,9 +58,11 @@ def swap(session: Session, ref: Ref, to: str, force: bool) -> None:
 
     async def work(client: ApiClient) -> m.Reply:
         sides = await pair_sides(client, ref)
-        # Behind a takeover that side decides alone, though the P-VOL's node may be there.
+        # One that is to keep the role it has decides alone. So does, behind a takeover, that
+        # side, though the P-VOL's node may be there.
+        leads = [side for side in sides if side.role is m.Role.P_VOL and side.node == to]
         taken = [side for side in sides if side.state is m.PairState.SSWS]
-        side = taken[0] if taken else await find_pair(client, ref)
+        side = (leads or taken or [await find_pair(client, ref)])[0]
         return await client.request(side.node, "pair.swap", params, session.timeout_s)
 
     done = f"the roles of pair '{ref.name}' are exchanged"

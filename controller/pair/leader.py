@@ -253,6 +253,8 @@ class Leader:
             await self._copied_back()
         elif isinstance(message, msg.Report):
             await self._reported(message)
+        elif isinstance(message, msg.Swapped | msg.Refused):
+            await self._owner.roles.answered(message)
 
     async def _reported(self, report: msg.Report) -> None:
         """The other side reports unasked: it claims this role, or it has just yielded it."""

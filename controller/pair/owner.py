@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 
 from controller.api.codes import Code, Verdict
 from controller.api.errors import RejectedError
-from controller.api.messages import Direction, PairState, Role
+from controller.api.messages import PairState, Role
 from controller.link.channel import Channel
 from controller.pair import messages as msg
 from controller.pair.asked import Asked
@@ -29,7 +29,8 @@ from controller.pair.roles import Roles
 from controller.pair.services import PairServices
 from controller.pair.side import PairSide
 from controller.pair.standing import check_generation, name_the_victim, report_of, split_brain
-from controller.pair.table import Answer, Command, Event, after, answer, for_role
+from controller.pair.table import Answer, Command, Event, after
+from controller.pair.verdict import met
 from controller.volume.store import StoreError, finished, reached
 from targets.lun import Access
 
@@ -73,6 +74,7 @@ class PairOwner:
             Command.DELETE: lambda asked: self._leader.delete(force=asked.force),
             Command.TAKEOVER: lambda _asked: self.roles.take_over(),
             Command.SWAP: lambda asked: self.roles.swap(force=asked.force),
+            Command.KEEP: lambda asked: self.roles.keep(force=asked.force),
         }
         self._task: asyncio.Task[None] | None = None
         self._retired = False
@@ -82,7 +84,8 @@ class PairOwner:
         state = after(self.record.state, Event.LINK_LOST)
         if state is not None and state is not self.record.state:
             self.record.state = state
-            self.record.reason = "the controller was restarted; waiting for the other side"
+            news = self.roles.parted("the controller was restarted; waiting for the other side")
+            self.record.reason, self.record.next_step = news
             # A copy back that had ended before the restart leaves a volume that hosts may use.
             self.side.volume.update_access()
         if self.record.state is PairState.SSUS and not self.record.settled:
@@ -205,7 +208,7 @@ class PairOwner:
 
     def lost(self, reason: str) -> None:
         """The epoch has ended."""
-        self._move(Event.LINK_LOST, f"link lost: {reason}", "it resumes when the link is back")
+        self._move(Event.LINK_LOST, *self.roles.parted(f"link lost: {reason}"))
         self.talk.lost(reason)
         self.post("persist")
 
@@ -361,20 +364,7 @@ class PairOwner:
         return accepted
 
     async def _command(self, asked: Asked) -> Answer:
-        command = asked.command
-        if command is Command.RESYNC and asked.direction is Direction.REVERSE:
-            command = Command.REVERSE
-        row = answer(self.record.state, command, self.record.name)
-        if asked.resolve and self.record.state is PairState.PAIR:
-            row = answer(PairState.PAIR, Command.RESYNC, self.record.name)
-        forced = command is Command.DELETE and asked.force
-        row = for_role(row, self.record.role, command, self.record.name, forced=forced)
-        if row.verdict is Verdict.REJECTED and not forced:
-            raise RejectedError(
-                Code.WRONG_STATE,
-                f"pair '{self.record.name}' is in {self.record.state}: {row.reason}",
-                row.next_step,
-            )
+        command, row = met(self.record, asked, self.services.node)
         check_generation(self.record, asked.expect_generation)
         if row.verdict is Verdict.NO_OP and not (
             command is Command.SPLIT and asked.writable and self.record.role is Role.P_VOL

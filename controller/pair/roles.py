@@ -8,7 +8,8 @@ inside the owner's task. The rules:
   - Roles change hands with a number that only grows. Where both sides claim the P-VOL's role, the
     higher number has it, and the other yields.
   - In a planned swap the P-VOL closes its door durably before it offers its role, and opens it
-    again only when it knows that the offer was not taken.
+    again only when it knows that the offer was not taken, or when an operator says that it is to
+    lead all the same: under a number beyond the one that was offered.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from controller.api.messages import PairKind, PairState, Role
 from controller.pair import messages as msg
+from controller.pair.conversation import LinkLost
 from controller.pair.record import Goal
 from controller.pair.side import PairSide
 from controller.pair.standing import may_be_source
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from controller.pair.owner import PairOwner
 
 TAKEN_OVER = "the S-VOL has taken over"
+OFFERED = "the P-VOL's role was offered, and the other side may have taken it"
+RESUMES = "it resumes when the link is back"
 
 
 def ways_back(name: str) -> str:
@@ -115,22 +119,91 @@ class Roles:
                     f"delete that first: trilun pair delete {tracker.record.name}",
                 )
         record.closed = "swapping"
-        side.volume.update_access()
-        await owner.drained()
-        await owner.services.commit()
-        owner.talk.still(channel)
+        owner.set_state(record.state, *self.parted("the roles are being exchanged"))
+        try:
+            await owner.drained()
+            await owner.services.commit()
+            owner.talk.still(channel)
+        except LinkLost:
+            await self._open_again()
+            raise
         offer = msg.Swap(swaps=record.swaps + 1)
         reply = await owner.talk.converse(offer, msg.Swapped, msg.Refused)
         owner.talk.still(channel)
+        await self.answered(reply)
+        if isinstance(reply, msg.Refused):
+            raise RejectedError(
+                Code.IN_USE, reply.reason, f"look at both sides: trilun pair show {record.name}"
+            )
+
+    async def answered(self, reply: msg.Message) -> None:
+        """The answer to the offer, which may come when nobody waits for it any more."""
+        record = self._record
+        if record.closed != "swapping":
+            return
         if isinstance(reply, msg.Refused):
             await self._open_again()
-            raise RejectedError(Code.IN_USE, reply.reason)
-        await self._yield(offer.swaps, equal=True)
+        else:
+            await self._yield(record.swaps + 1, equal=True)
+
+    async def keep(self, *, force: bool) -> None:
+        """P-VOL's side whose offer had no answer: it goes on, by an operator's word alone.
+
+        The other side may have taken the role, and its hosts may have written. So this one takes
+        a number beyond the one it offered: the other yields when it is back. And it is split: what
+        is copied which way is for the generations, and for a command.
+        """
+        record, owner = self._record, self._owner
+        volume = self._side.volume
+        if self._side.channel is not None:
+            raise RejectedError(
+                Code.WRONG_STATE,
+                f"the other side of '{record.name}' can be asked who has the P-VOL's role",
+                f"wait for it: trilun pair wait {record.name} PAIR",
+            )
+        if not force:
+            raise RejectedError(
+                Code.WRONG_STATE,
+                f"the other side of '{record.name}' may have the P-VOL's role, and hosts that "
+                "write to it",
+                f"where it will not come back: {self._keeping()}",
+            )
+        if not volume.state.healthy:
+            raise RejectedError(
+                Code.NOT_CONSISTENT,
+                f"volume '{volume.name}' has failed",
+                f"let hosts use the other side: trilun pair takeover {record.name}",
+            )
+        record.swaps += 2
+        record.goal = "split"
+        record.halted = record.guarded = record.writable = False
+        record.label = record.instant = ""
+        # The door opens when the number is on disk, and not before.
+        await owner.save()
+        record.closed = ""
+        owner.set_state(PairState.PSUS, "it kept the P-VOL's role; the other side yields to it")
+        await owner.services.commit()
+
+    def _keeping(self) -> str:
+        return f"trilun pair swap {self._record.name} --to {self._owner.services.node} --force"
+
+    def parted(self, why: str) -> tuple[str, str]:
+        """Reason and next step while the other side is away: who knows who leads?"""
+        if self._record.closed != "swapping":
+            return why, RESUMES
+        return (
+            f"{why}; hosts' writes are refused: {OFFERED}",
+            f"{RESUMES}; where the other side will not come back: {self._keeping()}",
+        )
 
     async def take(self, swap: msg.Swap) -> None:
         """S-VOL's side: the P-VOL offers its role."""
         record, side, owner = self._record, self._side, self._owner
         channel = owner.talk.epoch()
+        if record.role is Role.P_VOL and record.swaps == swap.swaps:
+            # Offered once more, by a side that did not wait for the first answer.
+            owner.talk.send(msg.Swapped())
+            return
         if record.state is PairState.PAIR and side.sinking and may_be_source(side):
             await owner.all_stored()
             await finished(side.volume.settle)
@@ -188,7 +261,7 @@ class Roles:
         """Whether this side holds the P-VOL's role, as both sides see it; it may yield here."""
         record = self._record
         if report.role is Role.S_VOL:
-            if record.closed == "swapping":
+            if record.closed == "swapping" and report.state is not PairState.SSWS:
                 await self._open_again()
             return True
         if report.swaps > record.swaps:
@@ -202,10 +275,16 @@ class Roles:
         return False
 
     async def _open_again(self) -> None:
-        """The offer was not taken."""
-        self._record.closed = ""
-        self._side.volume.update_access()
-        await self._owner.services.commit()
+        """The offer was not taken, or never made."""
+        record, owner = self._record, self._owner
+        record.closed = ""
+        if record.halted:
+            self._side.volume.update_access()
+        elif record.state is PairState.PSUE:
+            owner.set_state(record.state, *self.parted("the roles were not exchanged"))
+        else:
+            owner.set_state(record.state)
+        await owner.services.commit()
 
     def _check_remote(self, instead: str) -> None:
         if self._record.kind is PairKind.LOCAL:

@@ -18,6 +18,10 @@ from controller.volume.store import SharingStore
 class PairServices(Protocol):
     """What an owner needs of its controller."""
 
+    @property
+    def node(self) -> str:
+        """The controller's name."""
+
     async def commit(self) -> None:
         """Make the catalogue durable; StoreError when that fails."""
 

@@ -19,6 +19,9 @@ Pure data and look-ups. The rules:
     discards what the S-VOL held, as a resync does; its S-VOL is no source before that end.
  8. Losing the link loses no state: a mirror in PAIR, COPY or RCPY goes to PSUE and remembers
     which way it was copying; a split stays a split.
+ 9. Between the offer of a swap and its answer, nobody knows who leads, and the P-VOL's hosts may
+    not write. Where the link has taken the answer, nothing is decided here until it is back, but
+    for an operator who says that this side keeps the role: then it is split.
 """
 
 from __future__ import annotations
@@ -42,6 +45,8 @@ class Command(enum.StrEnum):
     VERIFY = "verify"
     TAKEOVER = "takeover"
     SWAP = "swap"
+    KEEP = "keep the role"
+    """A swap to the side that has offered its role: it goes on as the P-VOL's."""
 
 
 class Event(enum.StrEnum):
@@ -78,7 +83,8 @@ _OK, _NOOP, _NO = Verdict.ACCEPTED, Verdict.NO_OP, Verdict.REJECTED
 _WAIT = "wait for it: trilun pair wait {name} PAIR"
 _SYNC = "bring it in sync first: trilun pair resync {name}"
 _FOLLOWS = "the P-VOL's controller decides and can't be reached from here"
-_SWAP = "exchange the roles: trilun pair swap {name}"
+_SWAP = "exchange the roles: trilun pair swap {name} --to {s_node}"
+_LEADS = "this side has the P-VOL's role"
 _ASK_S = "give the command on the S-VOL's controller"
 _ASK_P = "restore the link, or give the command on the P-VOL's controller"
 
@@ -106,6 +112,9 @@ COMMANDS: dict[tuple[PairState, Command], Answer] = {
     (S.SMPL, Command.SWAP): Answer(
         _NO, None, "there is no such pair", "create it: trilun pair create"
     ),
+    (S.SMPL, Command.KEEP): Answer(
+        _NO, None, "there is no such pair", "create it: trilun pair create"
+    ),
     (S.COPY, Command.CREATE): Answer(_NOOP, S.COPY, "the pair exists and is copying"),
     (S.COPY, Command.SPLIT): Answer(
         _NO, S.COPY, "the S-VOL is half copied and would be no point in time", _WAIT
@@ -124,6 +133,7 @@ COMMANDS: dict[tuple[PairState, Command], Answer] = {
         _NO, S.COPY, "the S-VOL is half copied and holds no point in time", _WAIT
     ),
     (S.COPY, Command.SWAP): Answer(_NO, S.COPY, "it is copying, and the sides differ", _WAIT),
+    (S.COPY, Command.KEEP): Answer(_NOOP, S.COPY, _LEADS),
     (S.PAIR, Command.CREATE): Answer(_NOOP, S.PAIR, "the pair exists and is in sync"),
     (S.PAIR, Command.SPLIT): Answer(_OK, S.PSUS, "split"),
     (S.PAIR, Command.QUICK): Answer(_OK, S.PSUS, "split"),
@@ -140,6 +150,7 @@ COMMANDS: dict[tuple[PairState, Command], Answer] = {
         _NO, S.PAIR, "the P-VOL's controller is there and serves its hosts", _SWAP
     ),
     (S.PAIR, Command.SWAP): Answer(_OK, S.PSUE, "the roles are exchanged"),
+    (S.PAIR, Command.KEEP): Answer(_NOOP, S.PAIR, _LEADS),
     (S.PSUS, Command.CREATE): Answer(_NOOP, S.PSUS, "the pair exists and is split"),
     (S.PSUS, Command.SPLIT): Answer(_NOOP, S.PSUS, "it is split already"),
     (S.PSUS, Command.QUICK): Answer(_OK, S.PSUS, "split anew; what differed is copied behind it"),
@@ -149,6 +160,7 @@ COMMANDS: dict[tuple[PairState, Command], Answer] = {
     (S.PSUS, Command.VERIFY): Answer(_NO, S.PSUS, "it is split, and its sides may differ", _SYNC),
     (S.PSUS, Command.TAKEOVER): Answer(_NO, S.PSUS, "this is the P-VOL's side", _ASK_S),
     (S.PSUS, Command.SWAP): Answer(_NO, S.PSUS, "it is split, and its sides may differ", _SYNC),
+    (S.PSUS, Command.KEEP): Answer(_NOOP, S.PSUS, _LEADS),
     (S.PSUE, Command.CREATE): Answer(_NOOP, S.PSUE, "the pair exists and is suspended by an error"),
     (S.PSUE, Command.SPLIT): Answer(_OK, S.PSUS, "split; it will not resume by itself"),
     (S.PSUE, Command.QUICK): Answer(_OK, S.PSUS, "split anew; what differed is copied behind it"),
@@ -158,6 +170,7 @@ COMMANDS: dict[tuple[PairState, Command], Answer] = {
     (S.PSUE, Command.VERIFY): Answer(_NO, S.PSUE, "it does not mirror", _SYNC),
     (S.PSUE, Command.TAKEOVER): Answer(_OK, S.SSWS, "hosts may write to the S-VOL"),
     (S.PSUE, Command.SWAP): Answer(_NO, S.PSUE, "it does not mirror", _SYNC),
+    (S.PSUE, Command.KEEP): Answer(_NOOP, S.PSUE, _LEADS),
     (S.RCPY, Command.CREATE): Answer(_NOOP, S.RCPY, "the pair exists and is copying back"),
     (S.RCPY, Command.SPLIT): Answer(
         _NO, S.RCPY, "the P-VOL is half copied and would be no point in time", _WAIT
@@ -177,6 +190,7 @@ COMMANDS: dict[tuple[PairState, Command], Answer] = {
         _NO, S.RCPY, "it is copying back, and hosts use neither side meanwhile", _WAIT
     ),
     (S.RCPY, Command.SWAP): Answer(_NO, S.RCPY, "it is copying, and the sides differ", _WAIT),
+    (S.RCPY, Command.KEEP): Answer(_NOOP, S.RCPY, _LEADS),
     (S.SSUS, Command.CREATE): Answer(_NOOP, S.SSUS, "the pair exists and is split"),
     (S.SSUS, Command.SPLIT): Answer(_NOOP, S.SSUS, "it is split already"),
     (S.SSUS, Command.QUICK): Answer(_NO, S.SSUS, _FOLLOWS, _ASK_P),
@@ -190,6 +204,7 @@ COMMANDS: dict[tuple[PairState, Command], Answer] = {
     (S.SSUS, Command.SWAP): Answer(
         _NO, S.SSUS, "it is split, and hosts may not write here", "trilun pair takeover {name}"
     ),
+    (S.SSUS, Command.KEEP): Answer(_NO, S.SSUS, _FOLLOWS, _ASK_P),
     (S.SSWS, Command.CREATE): Answer(_NOOP, S.SSWS, "the pair exists; the S-VOL has taken over"),
     (S.SSWS, Command.SPLIT): Answer(_NOOP, S.SSWS, "it has parted; the S-VOL has taken over"),
     (S.SSWS, Command.QUICK): Answer(_NO, S.SSWS, _FOLLOWS, _ASK_P),
@@ -201,7 +216,26 @@ COMMANDS: dict[tuple[PairState, Command], Answer] = {
     (S.SSWS, Command.VERIFY): Answer(_NO, S.SSWS, _FOLLOWS, _ASK_P),
     (S.SSWS, Command.TAKEOVER): Answer(_NOOP, S.SSWS, "it has taken over already"),
     (S.SSWS, Command.SWAP): Answer(_OK, S.PSUS, "the S-VOL is the P-VOL from now on"),
+    (S.SSWS, Command.KEEP): Answer(_NO, S.SSWS, _FOLLOWS, _ASK_P),
 }
+
+_OFFERED = "its role is offered, and the other side may have taken it"
+_LINK_OR_KEEP = (
+    "restore the link; where the other side will not come back: "
+    "trilun pair swap {name} --to {p_node} --force"
+)
+
+OFFERED: dict[Command, Answer] = {
+    Command.SPLIT: Answer(_NO, None, _OFFERED, _LINK_OR_KEEP),
+    Command.QUICK: Answer(_NO, None, _OFFERED, _LINK_OR_KEEP),
+    Command.RESYNC: Answer(_NO, None, _OFFERED, _LINK_OR_KEEP),
+    Command.REVERSE: Answer(_NO, None, _OFFERED, _LINK_OR_KEEP),
+    Command.VERIFY: Answer(_NO, None, _OFFERED, _LINK_OR_KEEP),
+    Command.TAKEOVER: Answer(_NO, None, _OFFERED, _LINK_OR_KEEP),
+    Command.SWAP: Answer(_NO, None, _OFFERED, _LINK_OR_KEEP),
+    Command.KEEP: Answer(_OK, S.PSUS, "this side goes on as the P-VOL's; hosts may write here"),
+}
+"""What replaces a row on a P-VOL's side whose offer has had no answer (rule 9)."""
 
 EVENTS: dict[tuple[PairState, Event], PairState] = {
     (S.COPY, Event.COPIED): S.PAIR,
@@ -239,20 +273,41 @@ EVENTS: dict[tuple[PairState, Event], PairState] = {
 }
 
 
-def answer(state: PairState, command: Command, name: str) -> Answer:
-    """What a command meets in a state, with the pair's name filled in."""
-    row = COMMANDS[state, command]
-    return Answer(row.verdict, row.state, row.reason, row.next_step.format(name=name))
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What next steps name: the pair, and the nodes of its sides."""
+
+    name: str
+    p_node: str = "NODE"
+    s_node: str = "NODE"
+
+    def fill(self, row: Answer) -> Answer:
+        """A row with the names filled in."""
+        step = row.next_step.format(name=self.name, p_node=self.p_node, s_node=self.s_node)
+        return Answer(row.verdict, row.state, row.reason, step)
 
 
-def for_role(row: Answer, role: Role, command: Command, name: str, *, forced: bool) -> Answer:
+def answer(state: PairState, command: Command, named: Named) -> Answer:
+    """What a command meets in a state."""
+    return named.fill(COMMANDS[state, command])
+
+
+def while_offered(row: Answer, state: PairState, command: Command, named: Named) -> Answer:
+    """What a row means on a P-VOL's side whose offer has had no answer (rule 9)."""
+    asks_again = command is Command.SWAP and state is S.PAIR
+    return row if asks_again or command not in OFFERED else named.fill(OFFERED[command])
+
+
+def for_role(row: Answer, role: Role, command: Command, named: Named, *, forced: bool) -> Answer:
     """What a row means on the side that was asked (rules 1 and 6)."""
+    if role is Role.S_VOL and command is Command.KEEP:
+        return answer(S.SSUS, Command.KEEP, named)
     if row.verdict is not Verdict.ACCEPTED or forced:
         return row
     if role is Role.P_VOL:
-        return answer(S.PSUS, Command.TAKEOVER, name) if command is Command.TAKEOVER else row
+        return answer(S.PSUS, Command.TAKEOVER, named) if command is Command.TAKEOVER else row
     own = command is Command.TAKEOVER or (command is Command.SWAP and row.state is S.PSUS)
-    return row if own else answer(S.SSUS, Command.RESYNC, name)
+    return row if own else answer(S.SSUS, Command.RESYNC, named)
 
 
 def after(state: PairState, event: Event) -> PairState | None:
@@ -270,6 +325,7 @@ def mermaid() -> str:
     for (state, event), target in EVENTS.items():
         if state != target:
             arrows.setdefault((state, target), []).append(event)
+    arrows.setdefault((S.PSUE, S.PSUS), []).append(Command.KEEP)
     for (origin, target), labels in arrows.items():
         label = ", ".join(labels).replace(":", "")
         lines.append(f"    {origin} --> {target}: {label}")
@@ -304,6 +360,20 @@ def document() -> str:
         lines.append(
             f"| {state} | {command} | {row.verdict} | {target or ''} | {row.reason} "
             f"| {row.next_step} |"
+        )
+    lines += [
+        "",
+        "## While the role is offered",
+        "",
+        "On a P-VOL's side that has offered its role in a swap and has had no answer, these",
+        "replace the rows above. In PAIR, a swap offers it again.",
+        "",
+        "| command | answer | leads to | why | next step |",
+        "|---|---|---|---|---|",
+    ]
+    for command, row in OFFERED.items():
+        lines.append(
+            f"| {command} | {row.verdict} | {row.state or ''} | {row.reason} | {row.next_step} |"
         )
     lines += ["", "## Events", "", "| state | event | leads to |", "|---|---|---|"]
     lines += [f"| {state} | {event} | {target} |" for (state, event), target in EVENTS.items()]

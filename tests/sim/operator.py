@@ -229,6 +229,7 @@ class Operator:
     async def takeover(self, plan: PairPlan) -> Answered:
         """Let hosts write to the S-VOL, whatever has become of the P-VOL."""
         machine = self.oracle.machines[plan.s_machine]
+        self.oracle.alone.add(plan.name)
         return await self.give(machine, "pair.takeover", m.PairTakeover(name=plan.name))
 
     async def swap(self, plan: PairPlan) -> Answered:
@@ -241,6 +242,12 @@ class Operator:
         params = m.PairSwap(name=plan.name, to=plan.s_machine)
         with self._naming(plan, m.Direction.FORWARD):
             return await self.give(self.oracle.machines[plan.s_machine], "pair.swap", params)
+
+    async def keep(self, plan: PairPlan) -> Answered:
+        """Behind a swap that was cut off, the old P-VOL goes on alone."""
+        params = m.PairSwap(name=plan.name, to=plan.p_machine, force=True)
+        self.oracle.alone.add(plan.name)
+        return await self.give(self.oracle.machines[plan.p_machine], "pair.swap", params)
 
     async def bring_home(self, plan: PairPlan) -> None:
         """Exchange a remote pair's roles once more, where one is not where the plan has it."""

@@ -79,6 +79,9 @@ class Oracle:
     volumes: dict[Key, Tracked] = field(default_factory=dict)
     named: set[tuple[str, str]] = field(default_factory=set)
     """(pair, direction) that an operator asked for since the pair was last in sync."""
+    alone: set[str] = field(default_factory=set)
+    """Pairs of which an operator let one side lead without the other's word, since they were last
+    in sync."""
     asking: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Commands under way that name a pair and a direction."""
     broke: list[Broken] = field(default_factory=list)
@@ -146,7 +149,9 @@ class Oracle:
             self._opened(machine, key, tracked, records)
         self._freeze(machine, key, tracked, s_record)
         for record in records:
+            self._one_leads(volume, record)
             if record.state is PairState.PAIR:
+                self.alone.discard(record.name)
                 # A command that waits behind others still counts.
                 self.named -= {
                     (record.name, direction.value)
@@ -162,6 +167,19 @@ class Oracle:
                     tracked.written = False
                 self.on_state(record)
         self._point_in_time(machine, volume, tracked, records, copied_back=was_copied_back)
+
+    def _one_leads(self, volume: Volume, record: PairRecord) -> None:
+        """Law L8: two sides never take writes as the P-VOL's by agreement."""
+        other = self.watch_of_other(record)
+        if other is None or record.name in self.alone:
+            return
+        open_to_hosts = {volume.access, other.side.volume.access} == {Access.READ_WRITE}
+        if open_to_hosts and record.role is other.side.record.role is Role.P_VOL:
+            self.broken(
+                "L8",
+                f"'{record.name}': {volume.name} and {other.side.volume.name} both take hosts' "
+                "writes as the P-VOL, and no operator let one lead alone",
+            )
 
     @staticmethod
     def _forget_copy(tracked: Tracked, records: list[PairRecord]) -> None:

@@ -101,7 +101,12 @@ def test_a_planted_bug_is_found(name: str, scenario: str) -> None:
 
 @pytest.mark.parametrize(
     ("mutant", "scenario"),
-    [(swapped.OFFERED, "swap-under-writes"), (swapped.TOLD, "swap")],
+    [
+        (swapped.OFFERED, "swap-under-writes"),
+        (swapped.TOLD, "swap"),
+        (swapped.OPENED, "swap-cut"),
+        (swapped.NUMBER, "swap-kept-in-vain"),
+    ],
     ids=lambda each: getattr(each, "name", each),
 )
 def test_a_bug_in_the_exchange_of_roles_is_found(mutant: Mutant, scenario: str) -> None:

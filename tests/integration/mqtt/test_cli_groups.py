@@ -119,6 +119,15 @@ async def test_roles(broker: Mosquitto, tmp_path: Path, cli: Cli) -> None:
         code, _, _ = await cli("pair", "swap", "p1", "--to", "ctl2")
         assert code == Exit.OK
         assert s.carried_out[-1][1] == m.PairSwap(name="p1", to="ctl2")
+        # Where the first's hosts may not write because a swap was cut off, it is the one to ask.
+        for state in (S.SSWS, S.PSUE):
+            claims = {"role": m.Role.P_VOL, "peer": "ctl1"} if state is S.PSUE else side
+            await publish(s, pair_info("p1", "ctl2", state=state, **claims))
+            await publish(p, pair_info("p1", state=S.PSUE))
+            code, _, _ = await cli("pair", "swap", "p1", "--to", "ctl1", "--force")
+            assert code == Exit.OK
+            assert p.carried_out.pop()[1] == m.PairSwap(name="p1", to="ctl1", force=True)
+        await publish(s, pair_info("p1", "ctl2", state=S.SSWS, **side))
         code, _, err = await cli("pair", "swap", "p1")
         assert (code, "--to" in err) == (Exit.USAGE, True)
         code, _, _ = await cli("pair", "split", "p1", "--writable")

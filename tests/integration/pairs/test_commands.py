@@ -53,6 +53,8 @@ async def give(node: Running, command: Command) -> Outcome:
         return await node.do("pair.delete", m.PairDelete(name="remote"))
     if command is Command.SWAP:
         return await node.do("pair.swap", m.PairSwap(name="remote", to="b"))
+    if command is Command.KEEP:
+        return await node.do("pair.swap", m.PairSwap(name="remote", to="a"))
     if command is Command.VERIFY:
         return await node.do("pair.verify", m.PairVerify(name="remote"))
     direction = REVERSE if command is Command.REVERSE else m.Direction.FORWARD

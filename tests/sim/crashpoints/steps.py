@@ -201,6 +201,20 @@ class Steps:
         self._next()
         self._answered(await self.world.operator.swap_alone(self.plan("remote")))
 
+    async def keep(self) -> None:
+        """An operator says that the first leads on, because the second will not come back."""
+        self._next()
+        plan = self.plan("remote")
+
+        def cut_off() -> bool:
+            record = self.world.operator.record(plan, m.Role.P_VOL)
+            return record is not None and record.state is m.PairState.PSUE
+
+        await self.when(cut_off)
+        self._answered(await self.world.operator.keep(plan))
+        await self.opened(plan.p_volume)
+        self._written = plan.p_volume
+
     async def follow(self) -> None:
         """Behind that, the first is the second's mirror."""
         away = self.either()[1]
@@ -313,6 +327,12 @@ class Steps:
         self.world.trace.line(f"CUT of the link for {for_s:.2f} s")
         self.world.fabric.cut("a", "b", for_s, half_open=False)
         await asyncio.sleep(0.06)
+
+    async def lingering(self, for_s: float) -> None:
+        """What is sent from here on is still on its way when the link is cut."""
+        self._next()
+        self.world.trace.line(f"bytes LINGER for {for_s:.2f} s")
+        self.world.fabric.linger("a", "b", for_s)
 
     async def plug_pulled(self, mode: CrashMode, *names: str) -> None:
         """A first crash, part of the story; the one under test comes while it is mended."""

@@ -11,24 +11,28 @@ from controller.api.messages import PairState, Role
 from controller.pair.table import (
     COMMANDS,
     EVENTS,
+    OFFERED,
     Command,
     Event,
+    Named,
     after,
     answer,
     document,
     for_role,
     mermaid,
+    while_offered,
 )
 
 S = PairState
 
+PAIR = Named("p1")
 DOC = Path(__file__).parents[3] / "docs" / "pair-states.md"
 
 
 @pytest.mark.parametrize("state", list(PairState))
 @pytest.mark.parametrize("command", list(Command))
 def test_every_command_has_an_answer_in_every_state(state: PairState, command: Command) -> None:
-    row = answer(state, command, "p1")
+    row = answer(state, command, PAIR)
     assert row.reason
     assert "{" not in row.next_step
     if row.verdict is Verdict.REJECTED:
@@ -39,7 +43,7 @@ def test_every_command_has_an_answer_in_every_state(state: PairState, command: C
         # quick split has another instant each time.
         again_ok = command in (Command.VERIFY, Command.SWAP, Command.QUICK)
         if row.state is not PairState.SMPL and not again_ok:
-            again = answer(row.state, command, "p1")
+            again = answer(row.state, command, PAIR)
             assert again.verdict is Verdict.NO_OP, "a repeated command is a no-op"
 
 
@@ -64,15 +68,16 @@ def test_the_rules_at_the_head_of_the_table() -> None:
     assert [c for c in Command if S.SSUS in verdicts(c, accepted)] == [Command.TAKEOVER]
     assert [c for c in Command if S.SSWS in verdicts(c, accepted)] == [Command.SWAP]
     for state, command in COMMANDS:
-        row = answer(state, command, "p1")
-        there = for_role(row, Role.S_VOL, command, "p1", forced=False)
-        here = for_role(row, Role.P_VOL, command, "p1", forced=False)
+        row = answer(state, command, PAIR)
+        there = for_role(row, Role.S_VOL, command, PAIR, forced=False)
+        here = for_role(row, Role.P_VOL, command, PAIR, forced=False)
         if row.verdict is accepted:
             own = command is Command.TAKEOVER or (state, command) == (S.SSWS, Command.SWAP)
             assert (there.verdict is accepted) == own
             assert (here.verdict is accepted) == (command is not Command.TAKEOVER)
         else:
-            assert there is here is row
+            assert here is row
+            assert there is row or command is Command.KEEP
     # 3. Half a copy is no point in time: it can't be split, and COPY can only be given up.
     assert {S.COPY, S.RCPY} <= verdicts(Command.SPLIT, rejected)
     assert verdicts(Command.DELETE, rejected) == {S.RCPY, S.SSUS, S.SSWS}
@@ -80,6 +85,30 @@ def test_the_rules_at_the_head_of_the_table() -> None:
     assert verdicts(Command.REVERSE, accepted) == {S.PSUS, S.PSUE}
     assert S.RCPY in verdicts(Command.RESYNC, rejected)
     assert verdicts(Command.CREATE, accepted) == {S.SMPL}
+
+
+@pytest.mark.parametrize("state", [S.PAIR, S.PSUE, S.PSUS])
+def test_while_the_role_is_offered_nothing_is_decided_but_to_keep_it(state: PairState) -> None:
+    """Rule 9."""
+    for command in Command:
+        row = answer(state, command, PAIR)
+        met = while_offered(row, state, command, PAIR)
+        if command in (Command.CREATE, Command.DELETE) or (state, command) == (
+            S.PAIR,
+            Command.SWAP,
+        ):
+            assert met is row
+        elif command is Command.KEEP:
+            assert (met.verdict, met.state) == (Verdict.ACCEPTED, S.PSUS)
+            assert answer(S.PSUS, command, PAIR).verdict is Verdict.NO_OP
+        else:
+            assert met.verdict is Verdict.REJECTED
+            assert "trilun pair swap p1 --to" in met.next_step
+    assert set(OFFERED) == set(Command) - {Command.CREATE, Command.DELETE}
+    # The other side doesn't keep what it hasn't got.
+    row = answer(state, Command.KEEP, PAIR)
+    there = for_role(row, Role.S_VOL, Command.KEEP, PAIR, forced=False)
+    assert there.verdict is Verdict.REJECTED
 
 
 def events(event: Event) -> dict[PairState, PairState]:
