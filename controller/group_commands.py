@@ -1,7 +1,7 @@
 """The verbs of consistency groups.
 
-Owns their translation into calls on `controller.groups` and `controller.keeping`. Must not hold
-state. Refuses with RejectedError.
+Owns their translation into calls on `controller.groups`, `controller.group_resync` and
+`controller.keeping`. Must not hold state. Refuses with RejectedError.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 from controller.api import messages as m
 from controller.api.codes import Verdict
+from controller.group_resync import resync
 from controller.groups import Groups
 from controller.keeping import Keeping
 from controller.outcome import Outcome, done, no_op
@@ -56,7 +57,7 @@ class GroupCommands:
         return Outcome(verdict, f"group '{params.name}' {text}", self._info(params.name))
 
     async def _resync(self, params: m.GroupResync) -> Outcome:
-        verdict = await self._groups.resync(params)
+        verdict = await resync(self._groups, params)
         text = "mirrors already" if verdict is Verdict.NO_OP else "is being resynchronised"
         return Outcome(verdict, f"group '{params.name}' {text}", self._info(params.name))
 

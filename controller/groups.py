@@ -20,9 +20,8 @@ from controller.api.errors import RejectedError
 from controller.api.groups import LocalMark
 from controller.catalogue import Catalogue, GroupRecord
 from controller.pair import messages as msg
-from controller.pair.asked import Asked
 from controller.pair.owner import PairOwner
-from controller.pair.table import Answer, Command, Named, answer
+from controller.pair.table import Answer
 from controller.pairs import Pairs
 
 log = logging.getLogger(__name__)
@@ -73,8 +72,8 @@ class Groups:
             dirty_bytes=sum(o.side.bitmap.dirty_bytes for o in owners.values() if o is not None),
         )
 
-    def _members(self, names: list[str]) -> list[PairOwner]:
-        """The pairs' P-VOL's sides, all here and to one peer."""
+    def members(self, names: list[str]) -> list[PairOwner]:
+        """The pairs' P-VOL's sides; RejectedError when not all are here, and to one peer."""
         owners = [self._pairs.get(name) for name in names]
         for owner in owners:
             if owner.record.role is not m.Role.P_VOL:
@@ -107,7 +106,7 @@ class Groups:
                 f"group '{asked.name}' exists with other pairs: {', '.join(known.pairs)}",
                 "choose another name, or delete it first",
             )
-        self._members(names)
+        self.members(names)
         groups = self._catalogue.contents.groups
         if len(groups) >= MAX_GROUPS or not self._catalogue.has_room():
             raise RejectedError(Code.NO_SPACE, "the catalogue is full", "delete groups or pairs")
@@ -122,7 +121,7 @@ class Groups:
 
     async def split(self, asked: m.GroupSplit) -> Verdict:
         """Split all pairs at one instant; RejectedError when that can't be, with none split."""
-        owners = self._members(self.get(asked.name).pairs)
+        owners = self.members(self.get(asked.name).pairs)
         if all(owner.record.state is m.PairState.PSUS for owner in owners):
             return Verdict.NO_OP
         self._check_mirroring(asked.name, owners)
@@ -163,7 +162,7 @@ class Groups:
                 f"the marks are not those of the pairs of group '{asked.name}': {named}",
                 f"trilun group show {asked.name}",
             )
-        owners = self._members(group.pairs)
+        owners = self.members(group.pairs)
         if owners[0].record.peer is None:
             raise RejectedError(
                 Code.BAD_REQUEST,
@@ -203,37 +202,6 @@ class Groups:
                     f"group '{name}' can't be split: pair '{record.name}' is in {record.state}",
                     f"bring it in sync: trilun group resync {name}, then trilun pair wait",
                 )
-
-    async def resync(self, asked: m.GroupResync) -> Verdict:
-        """Resynchronise every pair; refused before anything begins where one can't."""
-        owners = self._members(self.get(asked.name).pairs)
-        reverse = asked.direction is m.Direction.REVERSE
-        command = Command.REVERSE if reverse else Command.RESYNC
-        rows = [answer(o.record.state, command, Named(o.record.name)) for o in owners]
-        for owner, row in zip(owners, rows, strict=True):
-            if row.verdict is Verdict.REJECTED:
-                raise RejectedError(
-                    Code.WRONG_STATE,
-                    f"pair '{owner.record.name}' is in {owner.record.state}: {row.reason}",
-                    row.next_step,
-                )
-            initiators = owner.side.volume.sessions()
-            if reverse and initiators and not asked.force:
-                raise RejectedError(
-                    Code.IN_USE,
-                    f"{initiators} initiator(s) are logged in to '{owner.record.volume}'",
-                    "log them out, or overwrite it under them with --force",
-                )
-        wanted = Asked(Command.RESYNC, direction=asked.direction, force=asked.force)
-        answers = await asyncio.gather(
-            *(owner.ask(wanted) for owner in owners), return_exceptions=True
-        )
-        for outcome in answers:
-            if isinstance(outcome, BaseException):
-                raise outcome
-        if all(row.verdict is Verdict.NO_OP for row in rows):
-            return Verdict.NO_OP
-        return Verdict.ACCEPTED
 
 
 def _mark(local: LocalMark, asked: m.GroupMark) -> msg.Mark:

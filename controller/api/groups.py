@@ -63,12 +63,14 @@ class GroupMark(Params):
 
 
 class GroupResync(Params):
-    """Make both sides of every pair of a group equal again."""
+    """Make both sides of every pair of a group equal again. All begin, or none does."""
 
     name: Name
     direction: Direction | None = None
     force: bool = False
     """Reverse only: overwrite P-VOLs although initiators are logged in (law L12)."""
+    deadline_s: Annotated[float, Field(gt=0, le=600)] = 30.0
+    """If not all sides have said by then where they stand, none begins."""
 
 
 class GroupInfo(Info):

@@ -136,15 +136,22 @@ def split(session: Session, ref: Ref, label: str, writable: bool, deadline: floa
 @click.option("--reverse", "direction", flag_value=m.Direction.REVERSE.value,
               help="Copy back to the P-VOLs.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Reverse: overwrite P-VOLs that hosts use.")
+@click.option("--deadline", type=click.FloatRange(0.1, 600), default=30.0, show_default=True,
+              metavar="SECONDS", help="None begins if a side has not answered.")  # fmt: skip
 @click.pass_obj
-def resync(session: Session, ref: Ref, direction: str | None, force: bool) -> None:
-    """Make both sides of every pair equal again by copying only what differs."""
+def resync(session: Session, ref: Ref, direction: str | None, force: bool, deadline: float) -> None:
+    """Make both sides of every pair equal again by copying only what differs.
+
+    All pairs begin, or none does.
+    """
     params = m.GroupResync(
         name=ref.name,
         direction=None if direction is None else m.Direction(direction),
         force=force,
+        deadline_s=deadline,
     )
-    _change(session, ref, "group.resync", params, f"resync of group '{ref.name}' has begun")
+    done = f"resync of group '{ref.name}' has begun"
+    _change(session, ref, "group.resync", params, done, patience_s=deadline)
 
 
 @group.command("wait")

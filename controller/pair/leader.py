@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from controller.api.codes import Code
+from controller.api.codes import Code, Verdict
 from controller.api.errors import RejectedError
 from controller.api.messages import Direction, PairState, Role
 from controller.pair import messages as msg
 from controller.pair.asked import Asked
-from controller.pair.choice import choose
 from controller.pair.generations import How
+from controller.pair.inbox import Together
 from controller.pair.quick import QuickSplit
-from controller.pair.roles import TAKEN_OVER, ways_back
 from controller.pair.splitting import Splitting
 from controller.pair.standing import split_news
-from controller.pair.table import Command
+from controller.pair.table import Answer, Command
+from controller.pair.verdict import met
+from controller.pair.weighing import Weighed, different_sizes, weigh
 from controller.volume.store import StoreError, finished
 
 if TYPE_CHECKING:
@@ -41,44 +42,46 @@ class Leader:
 
     async def resync(self, asked: Asked, *, automatic: bool) -> None:
         """Decide by the generations, then copy the way that was decided."""
-        owner, record = self._owner, self._record
-        if self._side.channel is None:
-            raise RejectedError(
-                Code.NO_PEER,
-                f"the other side of '{record.name}' can't be reached",
-                "restore the link; trilun status shows why it is down",
-            )
-        if record.guarded:
+        if self._record.guarded and self._side.channel is not None:
             # It is about to follow: what has not been kept by now is no backup any more.
-            record.instant = ""
-        report = await self.ask_report()
-        if automatic and record.halted:
-            # A store has failed while we asked: an operator has to look first.
-            raise RejectedError(Code.WRONG_STATE, record.reason, record.next_step)
-        different = self._different_sizes(report)
-        if different:
-            raise RejectedError(Code.WRONG_STATE, different, "delete the pair")
-        direction = None if automatic else asked.direction
-        if report.state is PairState.SSWS and direction is None:
-            raise RejectedError(Code.DIRECTION_NEEDED, TAKEN_OVER, ways_back(record.name))
-        decision = choose(self._side, report, direction, full=asked.full, resolve=asked.resolve)
-        if report.in_use:
-            # A copy back, too: it ends in a mirror, which writes to the S-VOL.
-            raise RejectedError(Code.IN_USE, report.in_use, "end that first")
-        if decision.direction is Direction.REVERSE:
-            self.check_exclusive(force=asked.force or record.goal == "reverse")
-        if decision.how is How.FULL:
+            self._record.instant = ""
+        await self._begin(asked, await weigh(self._owner, self, asked, automatic=automatic))
+
+    async def resync_together(self, item: Together) -> Answer:
+        """The same for one pair of a group: it waits until all of them have decided."""
+        item.gate.check()
+        _, row = met(self._record, item.asked, self._owner.services.node)
+        if row.verdict is Verdict.NO_OP:
+            item.weighed.set_result(None)
+            return row
+        weighed = await weigh(self._owner, self, item.asked, automatic=False)
+        item.weighed.set_result(weighed.channel)
+        await item.gate.passed()
+        if self._record.guarded:
+            self._record.instant = ""
+        self._owner.talk.still(weighed.channel)
+        await self._begin(item.asked, weighed)
+        return row
+
+    async def resume_guarded(self) -> None:
+        """The source of what the guard split is in sync again (law L7)."""
+        if self._record.guarded:
+            await self.resync(Asked(Command.RESYNC), automatic=False)
+
+    async def _begin(self, asked: Asked, weighed: Weighed) -> None:
+        record = self._record
+        if weighed.decision.how is How.FULL:
             self._side.bitmap.set_all()
         if asked.rate_limit_bytes_per_s is not None:
             record.rate_limit_bytes_per_s = asked.rate_limit_bytes_per_s
         record.halted = False
-        if decision.direction is Direction.FORWARD:
+        if weighed.decision.direction is Direction.FORWARD:
             await self.quick.end()
             # Where nobody named the direction, nothing may be discarded that came since.
-            await self._forward("" if direction is not None else report.current)
+            await self._forward("" if weighed.named else weighed.current)
         else:
-            await self._reverse(report.current)
-        owner.services.changed(self._side)
+            await self._reverse(weighed.current)
+        self._owner.services.changed(self._side)
 
     def check_exclusive(self, *, force: bool) -> None:
         """RejectedError while hosts, or another pair, use what is about to be taken (law L12)."""
@@ -298,11 +301,13 @@ class Leader:
         owner.talk.lost(f"it failed: {reason}")
         owner.post("persist")
 
-    def _different_sizes(self, report: msg.Report) -> str:
-        own_bytes = self._side.volume.size_bytes
-        if report.size_bytes == own_bytes:
-            return ""
-        return f"the volumes have different sizes: {own_bytes} and {report.size_bytes} bytes"
+    def unknown_there(self, message: msg.UnknownPair) -> None:
+        """The other controller has no such pair."""
+        reason, owner = "the other controller doesn't know this pair", self._owner
+        owner.talk.takes(message)
+        owner.talk.lost(reason)
+        owner.halt(reason, f"delete it here too: trilun pair delete {self._record.name}")
+        owner.post("persist")
 
     async def opened(self) -> None:
         """The link is up: go on with what the record says."""
@@ -312,7 +317,7 @@ class Leader:
         report = await self.ask_report()
         if not await owner.roles.agreed(report):
             return
-        different = self._different_sizes(report)
+        different = different_sizes(self._side, report)
         if different:
             owner.halt(different, "delete the pair")
             await owner.services.commit()

@@ -23,7 +23,7 @@ from controller.pair.auditor import Auditor
 from controller.pair.conversation import Conversation, LinkLost
 from controller.pair.follower import Follower
 from controller.pair.generations import Rule
-from controller.pair.inbox import Delivered, MarkBegun, SplitBegun, TakeBack, Unguard
+from controller.pair.inbox import Delivered, Gate, MarkBegun, TakeBack, Together
 from controller.pair.leader import Leader
 from controller.pair.roles import Roles
 from controller.pair.services import PairServices
@@ -59,6 +59,8 @@ class PairOwner:
         self.roles = Roles(self, self._leader.check_exclusive)
         self._inner: dict[str, Callable[[], Awaitable[None]]] = {
             "opened": self._leader.opened,
+            "split begun": self._leader.split_begun,
+            "unguard": self._leader.resume_guarded,
             "copied": self._copied,
             "behind": self.quick.copied,
             "given up": self.quick.given_up,
@@ -123,11 +125,15 @@ class PairOwner:
 
     async def ask(self, asked: Asked) -> Answer:
         """Carry out a command in its turn."""
+        self.check_serves()
+        return await self._put(asked)
+
+    def check_serves(self) -> None:
+        """RejectedError when a command would find nobody, or would have to wait too long."""
         if self._retired:
             raise self._gone()
         if self._inbox.qsize() >= INBOX:
             raise RejectedError(Code.WRONG_STATE, f"pair '{self.record.name}' is busy", "try again")
-        return await self._put(asked)
 
     def _put(self, item: object) -> asyncio.Future[Answer]:
         done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -144,7 +150,7 @@ class PairOwner:
 
     def split_begun(self) -> asyncio.Future[Answer]:
         """The instant of a split is now: the future ends when it is durable."""
-        return self._put(SplitBegun())
+        return self._put("split begun")
 
     def take_back_split(self, reason: str) -> None:
         """Mirror again: the other pairs of a group could not be split."""
@@ -152,7 +158,7 @@ class PairOwner:
 
     def resume_guarded(self) -> None:
         """What the guard split may follow its source again (law L7)."""
-        self.post(Unguard())
+        self.post("unguard")
 
     def retire(self) -> None:
         """The pair is dissolved: the task ends with what it is doing."""
@@ -166,6 +172,13 @@ class PairOwner:
         """Put a mark into the stream inside this call; the future ends when it was acted on."""
         return self._put(self._leader.splitting.begin_mark(mark))
 
+    def resync_together(
+        self, asked: Asked, gate: Gate
+    ) -> tuple[asyncio.Future[Channel | None], asyncio.Future[Answer]]:
+        """Resynchronise as one pair of a group: see `Together`; the second future is its end."""
+        item = Together(asked, asyncio.get_running_loop().create_future(), gate)
+        return item.weighed, self._put(item)
+
     # ------------------------------------------------------------ events from the data path
 
     def message(self, message: msg.PairMessage) -> None:
@@ -176,7 +189,7 @@ class PairOwner:
             self._leader.peer_failed(message.reason)
             return
         if isinstance(message, msg.UnknownPair):
-            self._unknown_there(message)
+            self._leader.unknown_there(message)
             return
         if isinstance(message, msg.TookOver):
             self.roles.other_took_over()
@@ -190,13 +203,6 @@ class PairOwner:
     def deliver(self, message: msg.PairMessage) -> None:
         """Deal with a message in its turn, if its epoch still lasts then."""
         self.post(Delivered(message, self.side.channel))
-
-    def _unknown_there(self, message: msg.UnknownPair) -> None:
-        reason = "the other controller doesn't know this pair"
-        self.talk.takes(message)
-        self.talk.lost(reason)
-        self.halt(reason, f"delete it here too: trilun pair delete {self.record.name}")
-        self.post("persist")
 
     def opened(self, channel: Channel) -> None:
         """A new epoch: the P-VOL's side begins the conversation."""
@@ -340,6 +346,8 @@ class PairOwner:
         accepted = Answer(Verdict.ACCEPTED, self.record.state, "")
         if isinstance(item, Asked):
             return await self._command(item)
+        if isinstance(item, Together):
+            return await self._leader.resync_together(item)
         if isinstance(item, msg.Mark | MarkBegun):
             return await self._leader.splitting.mark(item)
         if isinstance(item, str):
@@ -355,12 +363,8 @@ class PairOwner:
                 await self._follower.take(item.message)
         elif isinstance(item, msg.SplitDone):
             await self._follower.split_stored(item)
-        elif isinstance(item, SplitBegun):
-            await self._leader.split_begun()
         elif isinstance(item, TakeBack):
             await self._leader.splitting.take_back(item.reason)
-        elif isinstance(item, Unguard) and self.record.guarded:
-            await self._leader.resync(Asked(Command.RESYNC), automatic=False)
         return accepted
 
     async def _command(self, asked: Asked) -> Answer:
