@@ -25,6 +25,8 @@ from controller.volume.store import Image, StoreError
 if TYPE_CHECKING:
     from controller.node import Node
 
+_SAME_RELEASE = "run the same release on both controllers"
+
 
 class Commands:
     """The verbs of one node."""
@@ -159,12 +161,18 @@ class Commands:
             if verb == ACCEPT:
                 return await self._pair_commands.accept(peer, params)
             if verb not in PASSED_ON:
-                raise RejectedError(Code.BAD_REQUEST, f"'{verb}' is not for peers")
+                raise RejectedError(Code.BAD_REQUEST, f"'{verb}' is not for peers", _SAME_RELEASE)
             outcome = await self.carry_out(verb, VERBS[verb].params.model_validate(params))
         except (ValidationError, KeyError, ValueError) as error:
-            raise RejectedError(Code.BAD_REQUEST, f"malformed {verb} of '{peer}'") from error
+            raise RejectedError(
+                Code.BAD_REQUEST, f"malformed {verb} of '{peer}'", _SAME_RELEASE
+            ) from error
         except StoreError as error:
-            raise RejectedError(Code.IO_ERROR, f"{verb} at '{self._node.name}': {error}") from error
+            raise RejectedError(
+                Code.IO_ERROR,
+                f"{verb} at '{self._node.name}': {error}",
+                f"mend the disk that holds state_dir of '{self._node.name}', then restart trilund",
+            ) from error
         return {
             "verdict": outcome.verdict.value,
             "message": outcome.message,

@@ -26,20 +26,22 @@ def mark_local(
     owner: PairOwner | None, side: PairSide, mark: msg.Mark, reply: Callable[[msg.Marked], None]
 ) -> None:
     """Split the local pair `owner` behind `side`, at this point of its stream (law L11)."""
-    refusal = ""
-    code = Code.WRONG_STATE
+    refusal, code = "", Code.WRONG_STATE
+    name = mark.local_pair
+    step = f"bring it in sync: trilun pair resync {name}, then wait: trilun pair wait {name} PAIR"
     if owner is None or owner.record.volume != side.record.volume:
         refusal = f"'{side.record.volume}' is not the P-VOL of a local pair '{mark.local_pair}'"
-        code = Code.NOT_FOUND
+        code, step = Code.NOT_FOUND, "trilun pair list shows what there is"
     elif mark.quick and not mark.instant and owner.record.state is not m.PairState.PAIR:
-        refusal = owner.quick.refusal()
+        refusal, step = owner.quick.refusal(), f"look at it: trilun pair show {name}"
     elif owner.record.state is not m.PairState.PAIR:
         refusal = f"local pair '{mark.local_pair}' is in {owner.record.state}, it must be PAIR"
     elif not side.volume.state.consistent:
         refusal = f"'{side.record.volume}' is not one point in time"
         code = Code.NOT_CONSISTENT
+        step = f"wait for its own pair: trilun pair wait {side.record.name} PAIR"
     if refusal or owner is None:
-        reply(msg.Marked(error=refusal, code=code.value))
+        reply(msg.Marked(error=refusal, code=code.value, next_step=step))
         return
 
     def durable(split: asyncio.Future[Answer]) -> None:

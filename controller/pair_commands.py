@@ -80,7 +80,7 @@ class PairCommands:
             return no_op(f"pair '{params.name}' exists already", node.pair_info(params.name))
         if params.kind is m.PairKind.LOCAL:
             if params.peer is not None:
-                raise RejectedError(Code.BAD_REQUEST, "peer: a local pair has none")
+                raise RejectedError(Code.BAD_REQUEST, "peer: a local pair has none", "leave it out")
             await node.pairing.create_local(params)
         else:
             await self._create_remote(params)
@@ -96,7 +96,11 @@ class PairCommands:
             )
         shelved = node.pairing.check_new(params.name, params.p_volume, m.Role.P_VOL)
         if not shelved.record.consistent:
-            raise RejectedError(Code.NOT_CONSISTENT, f"'{params.p_volume}' is half copied")
+            raise RejectedError(
+                Code.NOT_CONSISTENT,
+                f"'{params.p_volume}' is half copied",
+                "end the copy into it first: trilun pair list shows by which pair",
+            )
         record = node.pairing.new_record(params, m.Role.P_VOL, shelved.record.generation)
         record.rate_limit_bytes_per_s = (
             params.rate_limit_bytes_per_s or node.settings.rate_limit_bytes_per_s

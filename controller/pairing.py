@@ -16,7 +16,7 @@ from controller.catalogue import Catalogue
 from controller.pair.owner import PairOwner
 from controller.pair.record import PairRecord
 from controller.pairs import Pairs
-from controller.shelved import Shelved
+from controller.shelved import Shelved, taken
 from controller.volumes import Volumes
 
 log = logging.getLogger(__name__)
@@ -56,13 +56,14 @@ class Pairing:
         if role is m.Role.S_VOL:
             for owner in self._pairs.of_volume(volume):
                 if owner.record.role is m.Role.S_VOL:
-                    raise RejectedError(
-                        Code.IN_USE,
-                        f"'{volume}' is the S-VOL of pair '{owner.record.name}'",
-                        f"delete that first: trilun pair delete {owner.record.name}",
-                    )
+                    name = owner.record.name
+                    raise taken(Code.IN_USE, f"'{volume}' is the S-VOL of pair '{name}'", name)
             if shelved.volume.views:
-                raise RejectedError(Code.IN_USE, f"a view of '{volume}' is open")
+                raise RejectedError(
+                    Code.IN_USE,
+                    f"a view of '{volume}' is open",
+                    "it closes with the job that looks into it: trilun job list",
+                )
             self._volumes.check_no_sessions(shelved)
         return shelved
 
@@ -132,7 +133,11 @@ class Pairing:
     async def accept(self, record: PairRecord, p_bytes: int) -> PairOwner:
         """Make the S-VOL's side of a remote pair that its P-VOL's controller has just made."""
         if record.role is not m.Role.S_VOL or record.kind is not m.PairKind.REMOTE:
-            raise RejectedError(Code.BAD_REQUEST, "this is not an S-VOL's side of a remote pair")
+            raise RejectedError(
+                Code.BAD_REQUEST,
+                "this is not an S-VOL's side of a remote pair",
+                "run the same release on both controllers",
+            )
         stale = self._pairs.find(record.name)
         if (
             stale is not None
@@ -187,8 +192,9 @@ class Pairing:
 def check_sizes(asked: m.PairCreate, p_bytes: int, s_bytes: int) -> None:
     """Both volumes of a pair have the same size."""
     if p_bytes != s_bytes:
+        smaller = asked.p_volume if p_bytes < s_bytes else asked.s_volume
         raise RejectedError(
             Code.BAD_REQUEST,
             f"'{asked.p_volume}' has {p_bytes} bytes, '{asked.s_volume}' {s_bytes}",
-            "let the smaller one grow: trilun volume grow",
+            f"let the smaller one grow: trilun volume grow NODE/{smaller} {max(p_bytes, s_bytes)}",
         )

@@ -25,6 +25,7 @@ from controller.pair.owner import PairOwner
 from controller.pair.record import PairRecord
 from controller.pair.side import PairSide
 from controller.recovery import recover
+from controller.shelved import taken
 from controller.volume.bitmap import BLOCK_BYTES, DirtyBitmap
 from controller.volume.bitmap_file import BitmapFile, file_bytes
 from controller.volume.owed import OwedBlocks
@@ -200,13 +201,14 @@ class Pairs:
         """Make one side, durably, and start its owner. A P-VOL's side starts all dirty."""
         async with self._making:
             if (record.name, record.role) in self._owners:
-                raise RejectedError(Code.EXISTS, f"a pair '{record.name}' exists")
+                raise taken(Code.EXISTS, f"a pair '{record.name}' exists", record.name)
             shelved = self._volumes.get(record.volume)
             shelved.check_not_busy()
-            taken = [o for o in self.of_volume(record.volume) if o.record.role is m.Role.S_VOL]
-            if record.role is m.Role.S_VOL and taken:
-                name = taken[0].record.name
-                raise RejectedError(Code.IN_USE, f"'{record.volume}' is the S-VOL of pair '{name}'")
+            rest = [o for o in self.of_volume(record.volume) if o.record.role is m.Role.S_VOL]
+            if record.role is m.Role.S_VOL and rest:
+                name = rest[0].record.name
+                what = f"'{record.volume}' is the S-VOL of pair '{name}'"
+                raise taken(Code.IN_USE, what, name)
             with shelved.claimed():
                 return await self._add(record)
 
@@ -215,9 +217,9 @@ class Pairs:
             owner = await self._open(record, create=True)
         except StoreError as error:
             self._meta_disk.remove(record.bitmap_name)
-            raise RejectedError(
-                Code.NO_SPACE, f"no space for the bitmap of '{record.name}': {error.detail}"
-            ) from error
+            what = f"no space for the bitmap of '{record.name}': {error.detail}"
+            step = "make room on the disk that holds state_dir"
+            raise RejectedError(Code.NO_SPACE, what, step) from error
         if record.role is m.Role.P_VOL:
             owner.side.bitmap.set_all()
         else:

@@ -61,7 +61,12 @@ class Shelved:
             raise RejectedError(
                 Code.IN_USE,
                 f"volume '{name}' belongs to a pair",
-                "delete the pair first: trilun pair delete",
+                "delete the pair first: trilun pair list names it, then trilun pair delete NAME",
             )
         if self.volume.views:
             raise RejectedError(Code.IN_USE, f"a view of '{name}' is open", "close it first")
+
+
+def taken(code: Code, what: str, pair: str) -> RejectedError:
+    """A pair is in the way."""
+    return RejectedError(code, what, f"delete that first: trilun pair delete {pair}")

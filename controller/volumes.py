@@ -304,7 +304,8 @@ class Volumes:
                 return existing, False
             raise RejectedError(Code.EXISTS, f"'{asked.view}' exists", "choose another name")
         if base.view_of is not None:
-            raise RejectedError(Code.BAD_REQUEST, f"'{asked.volume}' is a view itself")
+            step = f"look into '{base.view_of}' itself"
+            raise RejectedError(Code.BAD_REQUEST, f"'{asked.volume}' is a view itself", step)
         base.check_not_busy()
         image = image_of(asked.volume)
         if not base.record.healthy or not (base.record.consistent or image is not None):
@@ -349,7 +350,8 @@ class Volumes:
         if shelved is None:
             return None
         if shelved.view_of is None:
-            raise RejectedError(Code.BAD_REQUEST, f"'{name}' is a volume, not a view")
+            step = f"to delete it: trilun volume delete {name}"
+            raise RejectedError(Code.BAD_REQUEST, f"'{name}' is a volume, not a view", step)
         self.check_no_sessions(shelved)
         await self._exporter.withdraw(shelved.iqn, force=False)
         del self._shelf[name]
@@ -375,4 +377,5 @@ def _view_file(view_id: str) -> str:
 def _refused(what: str, error: StoreError) -> RejectedError:
     if error.fault is StoreFault.NO_SPACE:
         return RejectedError(Code.NO_SPACE, f"no space for {what}: {error.detail}", "free some")
-    return RejectedError(Code.IO_ERROR, f"{what} can't be made: {error.detail}")
+    step = "mend the disk; trilund's log says more"
+    return RejectedError(Code.IO_ERROR, f"{what} can't be made: {error.detail}", step)

@@ -18,7 +18,7 @@ from controller.pair.generations import How
 from controller.pair.inbox import Together
 from controller.pair.quick import QuickSplit
 from controller.pair.splitting import Splitting
-from controller.pair.standing import split_news
+from controller.pair.standing import split_news, turned_down
 from controller.pair.table import Answer, Command
 from controller.pair.verdict import met
 from controller.pair.weighing import Weighed, different_sizes, weigh
@@ -148,7 +148,7 @@ class Leader:
             reply = await owner.talk.converse(prepare, msg.Prepared, msg.Refused)
             owner.talk.still(channel)
             if isinstance(reply, msg.Refused):
-                raise RejectedError(Code.IN_USE, reply.reason)
+                raise turned_down(record, reply)
             assert isinstance(reply, msg.Prepared)
             if dirty_bytes or reply.dirty_bytes or not side.bitmap.dirty_bytes:
                 break
@@ -245,7 +245,7 @@ class Leader:
             record.history = before.history
             owner.set_state(before.state, reply.reason)
             await owner.save()
-            raise RejectedError(Code.IN_USE, reply.reason)
+            raise turned_down(record, reply)
         assert isinstance(reply, msg.Started)
         side.union_bytes = reply.union_bytes
         side.sink_left_bytes = reply.union_bytes
@@ -319,7 +319,7 @@ class Leader:
             return
         different = different_sizes(self._side, report)
         if different:
-            owner.halt(different, "delete the pair")
+            owner.halt(different, f"delete the pair: trilun pair delete {record.name}")
             await owner.services.commit()
         elif report.state is PairState.SSWS:
             owner.roles.other_took_over()

@@ -151,6 +151,7 @@ class Marked(Message):
     kind: Literal["marked"] = "marked"
     error: str = Field(default="", max_length=500)
     code: str = Field(default="ok", max_length=40)
+    next_step: str = Field(default="", max_length=500)
 
 
 class TookOver(Message):

@@ -36,6 +36,7 @@ from targets.lun import Access
 
 log = logging.getLogger(__name__)
 
+MEND_METADATA = "mend the disk that holds state_dir, then restart trilund"
 INBOX = 1024
 """Commands are refused behind so much. What has happened already, and what the other side says, is
 always taken: one left out would be waited for."""
@@ -315,19 +316,21 @@ class PairOwner:
                     RejectedError(
                         Code.NO_PEER,
                         f"the other side of '{self.record.name}' went away: {error}",
-                        "look at `trilun pair show`; the pair goes on when the link is back",
+                        f"trilun pair show {self.record.name} says how it goes on",
                     ),
                 )
             except RejectedError as error:
                 self._refuse(done, error)
             except StoreError as error:
                 first = not self.record.halted
-                self.halt(str(error), "mend the disk that holds state_dir, then restart trilund")
+                self.halt(str(error), MEND_METADATA)
                 if first:
                     # The other side would wait for this one's part of a copy for ever. Said
                     # once: two sides that both can't write would tell each other without end.
                     self.talk.send(msg.Failed(reason=str(error)[:500]))
-                self._refuse(done, RejectedError(Code.IO_ERROR, f"metadata: {error}"))
+                self._refuse(
+                    done, RejectedError(Code.IO_ERROR, f"metadata: {error}", MEND_METADATA)
+                )
             except BaseException:
                 if done is not None and not done.done():
                     done.set_exception(self._gone())

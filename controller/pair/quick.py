@@ -135,7 +135,8 @@ class QuickSplit:
         except StoreError as error:
             self._take_back(behind)
             code = Code.NO_SPACE if error.fault is StoreFault.NO_SPACE else Code.IO_ERROR
-            raise RejectedError(code, f"'{record.name}' can't be split: {error}") from error
+            step = "make room on the disks of volume_dir and state_dir, or mend them"
+            raise RejectedError(code, f"'{record.name}' can't be split: {error}", step) from error
         if not self._goes_on(behind) or side.channel is not channel:
             owed.close()
             raise RejectedError(Code.IO_ERROR, record.reason, record.next_step)

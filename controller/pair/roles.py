@@ -24,7 +24,7 @@ from controller.pair import messages as msg
 from controller.pair.conversation import LinkLost
 from controller.pair.record import Goal
 from controller.pair.side import PairSide
-from controller.pair.standing import may_be_source
+from controller.pair.standing import may_be_source, turned_down
 from controller.volume.store import finished
 
 if TYPE_CHECKING:
@@ -132,9 +132,7 @@ class Roles:
         owner.talk.still(channel)
         await self.answered(reply)
         if isinstance(reply, msg.Refused):
-            raise RejectedError(
-                Code.IN_USE, reply.reason, f"look at both sides: trilun pair show {record.name}"
-            )
+            raise turned_down(record, reply)
 
     async def answered(self, reply: msg.Message) -> None:
         """The answer to the offer, which may come when nobody waits for it any more."""

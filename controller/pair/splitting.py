@@ -105,7 +105,8 @@ class Splitting:
         if marked.error:
             if mark.split_remote:
                 await self._resync(Asked(Command.RESYNC), automatic=False)
-            raise RejectedError(Code(marked.code), marked.error)
+            step = marked.next_step or f"look at it: trilun pair show {mark.local_pair}"
+            raise RejectedError(Code(marked.code), marked.error, step)
         return Answer(Verdict.ACCEPTED, self._record.state, "marked")
 
     def begin_mark(self, mark: msg.Mark) -> MarkBegun:

@@ -52,6 +52,16 @@ def may_be_source(side: PairSide) -> bool:
     )
 
 
+def turned_down(record: PairRecord, reply: msg.Refused) -> RejectedError:
+    """What the other side refuses ends the command here."""
+    return RejectedError(
+        Code.IN_USE,
+        reply.reason,
+        f"look at both sides: trilun pair show {record.name}; end what stands in the way, then "
+        "give the command again",
+    )
+
+
 def check_generation(record: PairRecord, expected: str | None) -> None:
     """RejectedError when the data set is not at the generation that a command expects."""
     if expected is not None and expected != record.current:

@@ -84,37 +84,22 @@ _WAIT = "wait for it: trilun pair wait {name} PAIR"
 _SYNC = "bring it in sync first: trilun pair resync {name}"
 _FOLLOWS = "the P-VOL's controller decides and can't be reached from here"
 _SWAP = "exchange the roles: trilun pair swap {name} --to {s_node}"
+_CREATE = "create it: trilun pair create {name} NODE/P_VOLUME NODE/S_VOLUME"
 _LEADS = "this side has the P-VOL's role"
 _ASK_S = "give the command on the S-VOL's controller"
 _ASK_P = "restore the link, or give the command on the P-VOL's controller"
 
 COMMANDS: dict[tuple[PairState, Command], Answer] = {
     (S.SMPL, Command.CREATE): Answer(_OK, S.COPY, "the initial copy begins"),
-    (S.SMPL, Command.SPLIT): Answer(
-        _NO, None, "there is no such pair", "create it: trilun pair create"
-    ),
-    (S.SMPL, Command.QUICK): Answer(
-        _NO, None, "there is no such pair", "create it: trilun pair create"
-    ),
-    (S.SMPL, Command.RESYNC): Answer(
-        _NO, None, "there is no such pair", "create it: trilun pair create"
-    ),
-    (S.SMPL, Command.REVERSE): Answer(
-        _NO, None, "there is no such pair", "create it: trilun pair create"
-    ),
+    (S.SMPL, Command.SPLIT): Answer(_NO, None, "there is no such pair", _CREATE),
+    (S.SMPL, Command.QUICK): Answer(_NO, None, "there is no such pair", _CREATE),
+    (S.SMPL, Command.RESYNC): Answer(_NO, None, "there is no such pair", _CREATE),
+    (S.SMPL, Command.REVERSE): Answer(_NO, None, "there is no such pair", _CREATE),
     (S.SMPL, Command.DELETE): Answer(_NOOP, None, "there is no such pair"),
-    (S.SMPL, Command.VERIFY): Answer(
-        _NO, None, "there is no such pair", "create it: trilun pair create"
-    ),
-    (S.SMPL, Command.TAKEOVER): Answer(
-        _NO, None, "there is no such pair", "create it: trilun pair create"
-    ),
-    (S.SMPL, Command.SWAP): Answer(
-        _NO, None, "there is no such pair", "create it: trilun pair create"
-    ),
-    (S.SMPL, Command.KEEP): Answer(
-        _NO, None, "there is no such pair", "create it: trilun pair create"
-    ),
+    (S.SMPL, Command.VERIFY): Answer(_NO, None, "there is no such pair", _CREATE),
+    (S.SMPL, Command.TAKEOVER): Answer(_NO, None, "there is no such pair", _CREATE),
+    (S.SMPL, Command.SWAP): Answer(_NO, None, "there is no such pair", _CREATE),
+    (S.SMPL, Command.KEEP): Answer(_NO, None, "there is no such pair", _CREATE),
     (S.COPY, Command.CREATE): Answer(_NOOP, S.COPY, "the pair exists and is copying"),
     (S.COPY, Command.SPLIT): Answer(
         _NO, S.COPY, "the S-VOL is half copied and would be no point in time", _WAIT

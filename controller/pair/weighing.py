@@ -53,7 +53,8 @@ async def weigh(owner: PairOwner, leader: Leader, asked: Asked, *, automatic: bo
         raise RejectedError(Code.WRONG_STATE, record.reason, record.next_step)
     different = different_sizes(side, report)
     if different:
-        raise RejectedError(Code.WRONG_STATE, different, "delete the pair")
+        step = f"delete the pair: trilun pair delete {record.name}"
+        raise RejectedError(Code.WRONG_STATE, different, step)
     direction = None if automatic else asked.direction
     if report.state is PairState.SSWS and direction is None:
         raise RejectedError(Code.DIRECTION_NEEDED, TAKEN_OVER, ways_back(record.name))

@@ -112,7 +112,7 @@ class ApiClient:
         loop = asyncio.get_running_loop()
         assert request.id not in self._waiting, "two requests under one id at a time"
         if len(self._waiting) >= MAX_WAITING:
-            raise RejectedError(Code.BUSY, "too many requests wait for an answer already")
+            raise RejectedError(Code.BUSY, "too many requests wait for an answer", "try later")
         waiting = _Waiting(
             node,
             topics.command(node, verb_name),

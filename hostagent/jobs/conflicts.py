@@ -89,7 +89,9 @@ async def _refuse_used(context: JobContext) -> None:
     volume = await show_volume(context, data_set.secondary, data_set.second)
     if volume.sessions and not context.record.facts.get(views.NOW):
         raise RejectedError(
-            Code.IN_USE, f"{volume.sessions[0].initiator} uses volume '{volume.name}'"
+            Code.IN_USE,
+            f"{volume.sessions[0].initiator} uses volume '{volume.name}'",
+            "log that host out of the volume, then look again",
         )
 
 

@@ -42,7 +42,7 @@ def describe(
             reason=f"there is no {missing} on {secondary}",
             next_step=create
             if third is not None
-            else f"trilun volume create {secondary}/{slot.volume}, then {create}",
+            else f"trilun volume create {secondary}/{slot.volume} SIZE, then {create}",
         )
     behind = pair.behind and pair.state is PairState.PSUS
     stands = third.healthy and (third.consistent or behind)
@@ -163,7 +163,7 @@ def choose_undo(slots: list[m.BackupInfo], job: str) -> m.BackupInfo:
     raise RejectedError(
         Code.NOT_FOUND,
         f"nothing is kept of what was there before {f'restore {job}' if job else 'any restore'}",
-        "see `trilun backup list`; go back to a backup with `trilun restore --whole --from`",
+        "see `trilun backup list`; go back to a backup with `trilun restore --whole --from BACKUP`",
     )
 
 

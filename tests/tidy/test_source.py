@@ -95,12 +95,26 @@ def no_machine_paths(path: str, text: str) -> Iterator[Finding]:
             yield f"{path}:{number}: {line.strip()}"
 
 
+def next_steps(path: str, text: str) -> Iterator[Finding]:
+    """Whoever is refused something is told what would make it possible."""
+    if not path.startswith(("controller/", "hostagent/")):
+        return
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.Call) or ast.unparse(node.func) != "RejectedError":
+            continue
+        named = {keyword.arg: keyword.value for keyword in node.keywords}
+        step = node.args[2] if len(node.args) > 2 else named.get("next_step")
+        if step is None or (isinstance(step, ast.Constant) and not step.value):
+            yield f"{path}:{node.lineno}: a refusal without a next step"
+
+
 PYTHON_RULES: list[Rule] = [
     module_length,
     function_length,
     opening_docstring,
     telling_name,
     kept_tasks,
+    next_steps,
 ]
 TEXT_RULES: list[Rule] = [no_leftovers, no_machine_paths]
 
@@ -170,6 +184,8 @@ def test_shell_scripts_parse() -> None:
         (telling_name, "controller/utils.py", ""),
         (kept_tasks, "a.py", "asyncio.create_task(f())\n"),
         (kept_tasks, "a.py", "self._loop.create_task(f())\n"),
+        (next_steps, "controller/a.py", "raise RejectedError(Code.BUSY, 'no')\n"),
+        (next_steps, "hostagent/a.py", "raise RejectedError(code, said, next_step='')\n"),
         (no_leftovers, "a.py", "# TO" + "DO later\n"),
         (no_machine_paths, "a.md", "see /ro" + "ot/notes\n"),
         (no_machine_paths, "a.md", f"see {ROOT}\n"),

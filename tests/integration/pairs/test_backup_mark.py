@@ -143,6 +143,7 @@ async def test_a_mark_that_meets_no_local_pair_leaves_the_remote_one_in_sync(
         with pytest.raises(RejectedError) as refused:
             await a.do("backup.mark", mark(split_remote=True))
         assert refused.value.code is Code.WRONG_STATE
+        assert "trilun pair resync local" in refused.value.next_step
         await a.until("remote", S.PAIR)
         await write(a.volume("first"), 0, b"z" * BLOCK)
         assert a.image("first") == b.image("second")

@@ -111,6 +111,8 @@ async def test_no_takeover_of_half_a_copy_or_beside_the_p_vol(
             error = await refused(node, "pair.takeover", TAKEOVER)
             assert error.code is Code.WRONG_STATE
             assert error.next_step
+            if state is S.PAIR:
+                assert error.next_step.endswith("trilun pair swap remote --to b")
         if state is S.COPY:
             await unlinked(a, b)
             error = await refused(b, "pair.takeover", TAKEOVER)
