@@ -7,7 +7,7 @@ parts it is given. Fails by raising RejectedError.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Literal
 
 from controller.api import messages as m
 from controller.api.codes import Code, Verdict
@@ -18,7 +18,7 @@ from controller.service.bus import Answer
 from hostagent.config import AgentConfig, DataSetConfig
 from hostagent.first_volumes import FirstVolumeKeeper
 from hostagent.jobs.brief import brief
-from hostagent.jobs.dropping import drop_undo, undo_params
+from hostagent.jobs.dropping import drop_undo, group_restore_params, undo_params
 from hostagent.jobs.engine import JobEngine
 from hostagent.jobs.members import members_of
 from hostagent.jobs.ports import Nodes
@@ -57,6 +57,7 @@ class Agent:
             "job.backup": self._job_backup,
             "job.backup_group": self._job_backup_group,
             "job.restore": self._job_restore,
+            "job.restore_group": self._job_restore_group,
             "job.undo": self._job_undo,
             "undo.drop": self._undo_drop,
             "job.look": self._job_look,
@@ -126,15 +127,28 @@ class Agent:
         return _answer(info, new, f"job {info.id} has begun", f"job {info.id} is that request's")
 
     async def _job_backup_group(self, params: m.GroupBackupStart, request: Request) -> Answer:
-        named = m.Named(name=params.group)
-        group = await self._nodes.call(params.node, "group.show", named, None)
-        assert isinstance(group, m.GroupInfo)
-        members = members_of(group, self._config.data_set, self._config.node)
+        members = await self._members(params.node, params.group, "host1")
         job_params = params.model_dump(mode="json", exclude={"group"})
         info, new = await self._jobs.begin(
             m.JobKind.GROUP_BACKUP, members, request.id, job_params, params.group
         )
         return _answer(info, new, f"job {info.id} has begun", f"job {info.id} is that request's")
+
+    async def _job_restore_group(self, params: m.GroupRestoreStart, request: Request) -> Answer:
+        members = await self._members(params.node, params.group, "host2")
+        job_params = group_restore_params(params)
+        info, new = await self._jobs.begin(
+            m.JobKind.GROUP_RESTORE, members, request.id, job_params, params.group
+        )
+        return _answer(info, new, f"job {info.id} has begun", f"job {info.id} is that request's")
+
+    async def _members(
+        self, node: str, group: str, part: Literal["host1", "host2"]
+    ) -> list[DataSetConfig]:
+        """The data sets of a group of that controller, all of them this host's."""
+        found = await self._nodes.call(node, "group.show", m.Named(name=group), None)
+        assert isinstance(found, m.GroupInfo)
+        return members_of(found, self._config.data_set, self._config.node, part)
 
     async def _job_restore(self, params: m.RestoreStart, request: Request) -> Answer:
         data_set = self._data_set(params.data_set, "host2")

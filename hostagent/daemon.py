@@ -42,6 +42,7 @@ from hostagent.first_volumes import FirstVolumeKeeper
 from hostagent.jobs.backup import BACKUP
 from hostagent.jobs.engine import JobEngine
 from hostagent.jobs.group_backup import GROUP_BACKUP
+from hostagent.jobs.group_restore import GROUP_RESTORE
 from hostagent.jobs.look import look_table
 from hostagent.jobs.ports import Ports
 from hostagent.jobs.restore import RESTORE
@@ -218,6 +219,7 @@ def _tables(rooms: Rooms) -> dict[m.JobKind, JobTable]:
         m.JobKind.GROUP_BACKUP: GROUP_BACKUP,
         m.JobKind.RESTORE: RESTORE,
         m.JobKind.WHOLE: WHOLE,
+        m.JobKind.GROUP_RESTORE: GROUP_RESTORE,
         m.JobKind.LOOK: look_table(rooms),
     }
 

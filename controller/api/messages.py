@@ -60,6 +60,8 @@ from controller.api.recovery import DbRecover as DbRecover
 from controller.api.recovery import RecoveryInfo as RecoveryInfo
 from controller.api.restores import Conflict as Conflict
 from controller.api.restores import ConflictInfo as ConflictInfo
+from controller.api.restores import GroupRestoreStart as GroupRestoreStart
+from controller.api.restores import MemberRestore as MemberRestore
 from controller.api.restores import RestoredFile as RestoredFile
 from controller.api.restores import RestorePlan as RestorePlan
 from controller.api.restores import RestoreStart as RestoreStart
@@ -265,6 +267,8 @@ class JobKind(enum.StrEnum):
     """A restore of the whole volume."""
     GROUP_BACKUP = "backup-group"
     """A backup of several data sets at one instant."""
+    GROUP_RESTORE = "restore-group"
+    """A restore of the whole volumes of several data sets to one instant."""
 
 
 class Receipt(Info):
@@ -282,6 +286,8 @@ class Receipt(Info):
     """Backup: the one that was overwritten for it."""
     members: list[MemberBackup] = []
     """Backup of a group: what each data set has of it."""
+    restored: list[MemberRestore] = []
+    """Restore of a group: what was done for each data set; the numbers cover all."""
     second_union_bytes: Bytes = 0
     """Whole volume: blocks that differed between second and third."""
     second_payload_bytes: Bytes = 0

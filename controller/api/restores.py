@@ -11,9 +11,12 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from controller.api.base import Bytes, Direction, Info, Name, Params
+from controller.api.recovery import DatabaseInfo
 from controller.api.undo import Keep, Undo
 
 MAX_PATHS = 10_000
+DEADLINE_S = 3600.0
+MAX_DEADLINE_S = 7 * 86400.0
 Kind = Literal["file", "directory", "symlink", "other"]
 
 
@@ -63,6 +66,25 @@ class RestoreStart(Params):
         if not self.whole and (self.undo is not Undo.AUTO or self.keep is not None):
             raise ValueError("undo, keep: only a whole volume is kept for an undo")
         return self
+
+
+class GroupRestoreStart(Params):
+    """Bring the whole volumes of all data sets behind a group back to one instant, or none."""
+
+    group: Name
+    node: Name
+    """The controller that has the group."""
+    from_backup: Annotated[str, Field(max_length=128)] = ""
+    """Label of the backups; empty: the newest instant of which every data set has one."""
+    dry_run: bool = False
+    force: bool = False
+    """Unmount host 1's file systems even when processes hold them."""
+    undo: Literal[Undo.REQUIRED, Undo.NEVER] = Undo.REQUIRED
+    """As in `RestoreStart`, for all data sets alike."""
+    keep: Keep | None = None
+    deadline_s: Annotated[float, Field(gt=0, le=MAX_DEADLINE_S)] = DEADLINE_S
+    """From the moment host 1 lets go: if not all second volumes hold the backup by then, all of
+    it is undone."""
 
 
 class RestoredFile(Info):
@@ -131,3 +153,23 @@ class RestorePlan(Info):
     """Why conflicts could not be looked for; empty when they were."""
     eta_s: float
     steps: list[str]
+    members: list[RestorePlan] = []
+    """Restore of a group: the plan for each data set; the numbers cover all."""
+
+
+class MemberRestore(Info):
+    """One data set's part of a restore of several."""
+
+    data_set: Name
+    backup_pair: str
+    second_union_bytes: Bytes
+    """Blocks that differed between second and third."""
+    union_bytes: Bytes
+    discarded_bytes: Bytes
+    payload_bytes: Bytes
+    wire_bytes: Bytes
+    undo: str = ""
+    undo_pair: str = ""
+    """The local pair of the slot that keeps what was overwritten."""
+    released_s: float = 0.0
+    databases: list[DatabaseInfo] = []

@@ -15,10 +15,10 @@ from pydantic import Field
 
 from controller.api.base import Name, Params
 
-_LABEL = re.compile(r"before-((?:whole|restore)-[0-9a-f]{10})")
+_LABEL = re.compile(r"before-((?:whole|restore|restore-group)-[0-9a-f]{10})")
 
 Keep = Annotated[int, Field(ge=0, le=32)]
-RestoreJob = Annotated[str, Field(pattern=r"^(|(whole|restore)-[0-9a-f]{10})$")]
+RestoreJob = Annotated[str, Field(pattern=r"^(|(whole|restore|restore-group)-[0-9a-f]{10})$")]
 """Id of a restore's job; empty: the latest that can be undone."""
 
 

@@ -77,6 +77,7 @@ VERBS: dict[str, Verb] = {
         Verb("job.backup", _A, m.BackupStart, m.JobInfo, durable=True),
         Verb("job.backup_group", _A, m.GroupBackupStart, m.JobInfo, durable=True),
         Verb("job.restore", _A, m.RestoreStart, m.JobInfo, durable=True),
+        Verb("job.restore_group", _A, m.GroupRestoreStart, m.JobInfo, durable=True),
         Verb("job.undo", _A, m.UndoStart, m.JobInfo, durable=True),
         Verb("undo.drop", _A, m.UndoDrop, m.BackupList, durable=True),
         Verb("job.list", _A, m.Empty, m.JobList, durable=False),

@@ -234,21 +234,30 @@ def choose_agent(
     return there[0], data_set
 
 
-def choose_group_agent(nodes: dict[str, NodeStatus], group: GroupInfo) -> str:
-    """The agent of the host 1 whose data sets the pairs of a group belong to."""
+_ONE_HOST = {
+    "host1": "one host 1 freezes all of a group: make a group for each host",
+    "host2": "one host 2 restores all of a group: add the data sets to one's configuration, or "
+    "restore each on its own",
+}
+
+
+def choose_group_agent(
+    nodes: dict[str, NodeStatus], group: GroupInfo, part: Literal["host1", "host2"] = "host1"
+) -> str:
+    """The agent of the host whose data sets the pairs of a group belong to."""
     owners: dict[str, str] = {}
     for status in nodes.values():
         for ref in status.data_sets:
-            ours = ref.part == "host1" and ref.primary == group.node
+            ours = ref.part == part and ref.primary == group.node
             if status.kind is NodeKind.AGENT and ours and ref.remote_pair in group.pairs:
                 owners[ref.remote_pair] = status.node
     agents = sorted(set(owners.values()))
     if not agents:
         raise RejectedError(
             Code.NOT_FOUND,
-            f"no agent has a data set of the pairs of group '{group.name}': "
+            f"no agent has as {part} a data set of the pairs of group '{group.name}': "
             f"{', '.join(group.pairs)}",
-            "start trilun-agent on their host 1, or look at its configuration",
+            f"start trilun-agent on their {part}, or look at its configuration",
         )
     if len(agents) > 1:
         named = "; ".join(
@@ -258,7 +267,7 @@ def choose_group_agent(nodes: dict[str, NodeStatus], group: GroupInfo) -> str:
         raise RejectedError(
             Code.WRONG_STATE,
             f"the pairs of group '{group.name}' belong to data sets of several hosts: {named}",
-            "one host 1 freezes all of a group: make a group for each host",
+            _ONE_HOST[part],
         )
     if not nodes[agents[0]].online:
         raise RejectedError(

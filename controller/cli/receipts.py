@@ -33,7 +33,7 @@ def plan_parts(plan: m.RestorePlan) -> list[Table]:
     parts = [
         details(
             [
-                ("data set", plan.data_set),
+                ("group" if plan.members else "data set", plan.data_set),
                 ("from", _backup(plan.backup_label, plan.backup_pair, plan.backup_at)),
                 ("whole volume", plan.whole),
                 ("second from third", format_size(plan.second_union_bytes) if plan.whole else ""),
@@ -55,6 +55,8 @@ def plan_parts(plan: m.RestorePlan) -> list[Table]:
             ]
         )
     ]
+    if plan.members:
+        parts.append(planned_table(plan.members))
     if plan.files:
         parts.append(_files(plan.files, len(plan.files)))
     if plan.conflicts:
@@ -65,6 +67,7 @@ def plan_parts(plan: m.RestorePlan) -> list[Table]:
 def receipt_parts(receipt: m.Receipt) -> list[Table]:
     """What a job has done."""
     restored = receipt.kind is m.JobKind.RESTORE
+    of_group = receipt.members or receipt.restored
     second = f"{format_size(receipt.second_union_bytes)} differed" if receipt.whole else ""
     count = receipt.file_count or len(receipt.files)
     conflicts = f"{receipt.conflict_count} (--conflict {receipt.conflict})"
@@ -73,7 +76,7 @@ def receipt_parts(receipt: m.Receipt) -> list[Table]:
             [
                 ("job", receipt.job),
                 ("kind", receipt.kind.value),
-                ("group" if receipt.members else "data set", receipt.data_set),
+                ("group" if of_group else "data set", receipt.data_set),
                 ("label", receipt.label),
                 ("backup", _backup("", receipt.backup_pair, receipt.backup_at)),
                 ("in place of", receipt.replaced),
@@ -104,6 +107,8 @@ def receipt_parts(receipt: m.Receipt) -> list[Table]:
     ]
     if receipt.members:
         parts.append(members_table(receipt.members))
+    if receipt.restored:
+        parts.append(restored_table(receipt.restored))
     if receipt.databases:
         parts += database_parts(receipt.databases)
     if receipt.files:
@@ -128,6 +133,43 @@ def members_table(members: list[m.MemberBackup]) -> Table:
         ("DATA SET", "BACKUP", "IN PLACE OF", "FROZEN"),
         [(e.data_set, e.pair, e.replaced or "-", f"{e.frozen_s:.2f} s") for e in members],
         right="FROZEN",
+    )
+
+
+def planned_table(members: list[m.RestorePlan]) -> Table:
+    """What a restore of a group would do to each data set."""
+    return table(
+        ("DATA SET", "BACKUP", "OVERWRITTEN", "UNION", "UNDO IN"),
+        [
+            (
+                e.data_set,
+                e.backup_pair,
+                format_size(e.overwritten_bytes),
+                format_size(e.expected_union_bytes),
+                e.undo_pair or "-",
+            )
+            for e in members
+        ],
+        right="OVERWRITTEN",
+    )
+
+
+def restored_table(members: list[m.MemberRestore]) -> Table:
+    """What each data set has of a group's restore."""
+    return table(
+        ("DATA SET", "BACKUP", "UNION", "ON THE WIRE", "RELEASED", "UNDO IN"),
+        [
+            (
+                e.data_set,
+                e.backup_pair,
+                format_size(e.union_bytes),
+                format_size(e.wire_bytes),
+                f"{e.released_s:.2f} s",
+                e.undo_pair or "-",
+            )
+            for e in members
+        ],
+        right="UNION",
     )
 
 

@@ -15,13 +15,13 @@ from click.shell_completion import CompletionItem
 from controller.api import messages as m
 from controller.api.codes import Code
 from controller.api.errors import RejectedError
-from controller.cli.group_restore import report_jobs, restore_group
+from controller.api.restores import DEADLINE_S, MAX_DEADLINE_S
 from controller.cli.groups import find_group, live_groups
 from controller.cli.jobs import WAIT, report_job, start_job
 from controller.cli.locate import find_agent
 from controller.cli.names import complete_data_set, parse_ref
 from controller.cli.session import ApiCommand, ApiGroup, Session, usage_error
-from controller.cli.undo import HOW_KEPT, drop_undo, undo, undo_policy
+from controller.cli.undo import HOW_KEPT, drop_undo, restore_group, undo, undo_policy
 from controller.service.client import ApiClient
 
 CONFLICTS = click.Choice([policy.value for policy in m.Conflict])
@@ -84,6 +84,9 @@ def restore() -> None:
 @click.option("--whole", is_flag=True,
               help="The whole volume, by bitmaps; PATH names the data set or group.")  # fmt: skip
 @HOW_KEPT
+@click.option("--deadline", type=click.FloatRange(0.1, MAX_DEADLINE_S), default=None,
+              metavar="SECONDS",
+              help="Group: for all to be ready before any is overwritten.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Show the plan, change nothing.")
 @click.option("--force", is_flag=True, help="Unmount on host 1 although it is in use.")
 @WAIT
@@ -97,6 +100,7 @@ def restore_files(
     conflict: str | None,
     from_backup: str,
     whole: bool,
+    deadline: float | None,
     dry_run: bool,
     force: bool,
     wait: bool,
@@ -116,18 +120,21 @@ def restore_files(
             "--whole takes no files." if whole else "Missing argument 'PATH...', or --whole."
         )
 
-    async def work(client: ApiClient) -> m.JobInfo | list[m.JobInfo]:
+    async def work(client: ApiClient) -> m.JobInfo:
         group = await _group(client, data_set) if whole and data_set is not None else None
         if group is not None:
-            asked = m.RestoreStart(
-                data_set=group.name,
-                whole=True,
+            asked = m.GroupRestoreStart(
+                group=group.name,
+                node=group.node,
                 dry_run=dry_run,
                 force=force,
                 from_backup=from_backup,
+                deadline_s=deadline or DEADLINE_S,
                 **undo_policy(**kept),
             )
             return await restore_group(session, client, group, asked, wait)
+        if deadline is not None:
+            raise usage_error("--deadline is for a group")
         node, name = await find_agent(client, "host2", data_set, [*names, to])
         params = m.RestoreStart(
             data_set=name,
@@ -142,11 +149,7 @@ def restore_files(
         )
         return await start_job(session, client, node, "job.restore", params, wait or dry_run)
 
-    outcome = session.run(work)
-    if isinstance(outcome, list):
-        report_jobs(ctx, session, outcome)
-    else:
-        report_job(ctx, session, outcome)
+    report_job(ctx, session, session.run(work))
 
 
 async def _group(client: ApiClient, name: str) -> m.GroupInfo | None:

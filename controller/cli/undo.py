@@ -17,15 +17,19 @@ from controller.api import messages as m
 from controller.api.backups import MAX_SLOTS
 from controller.api.codes import Code
 from controller.api.errors import RejectedError
+from controller.api.undo import undo_label
 from controller.cli.backup import backup_table
+from controller.cli.groups import find_group
 from controller.cli.jobs import WAIT, report_job, start_job
-from controller.cli.locate import find_agent, find_job
-from controller.cli.names import complete_data_set, complete_job, parse_ref
+from controller.cli.locate import choose_group_agent, find_agent, find_job
+from controller.cli.names import Ref, complete_data_set, complete_job, parse_ref
+from controller.cli.output import print_json
 from controller.cli.results import report_change
 from controller.cli.session import ApiCommand, Session
-from controller.service.client import ApiClient
+from controller.service.client import ApiClient, result_of
 
-_JOB_ID = re.compile(r"(?:whole|restore)-[0-9a-f]{10}")
+_JOB_ID = re.compile(r"(?:whole|restore|restore-group)-[0-9a-f]{10}")
+_GROUP_JOB = f"{m.JobKind.GROUP_RESTORE}-"
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
@@ -45,8 +49,10 @@ def HOW_KEPT(command: CommandT) -> CommandT:  # noqa: N802 - stands among consta
 
 def undo_policy(*, undoable: bool | None, keep: int | None) -> dict[str, Any]:
     """Those options as requests have them."""
-    wanted = {None: m.Undo.AUTO, True: m.Undo.REQUIRED, False: m.Undo.NEVER}
-    return {"undo": wanted[undoable], "keep": keep}
+    asked: dict[str, Any] = {"keep": keep}
+    if undoable is not None:
+        asked["undo"] = m.Undo.REQUIRED if undoable else m.Undo.NEVER
+    return asked
 
 
 def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -76,6 +82,27 @@ async def _find(client: ApiClient, which: str | None) -> tuple[str, str, str]:
     return node, name, job
 
 
+async def restore_group(
+    session: Session,
+    client: ApiClient,
+    group: m.GroupInfo,
+    asked: m.GroupRestoreStart,
+    wait: bool,
+) -> m.JobInfo:
+    """Start the restore of a group on the host 2 that has all of its data sets."""
+    node = choose_group_agent(await client.discover(), group, "host2")
+    verb = "job.restore_group"
+    return await start_job(session, client, node, verb, asked, wait or asked.dry_run)
+
+
+async def _find_all(client: ApiClient, which: str | None) -> list[tuple[str, str, str]]:
+    """As `_find`, for each data set of a group's job."""
+    if which is None or not which.startswith(_GROUP_JOB):
+        return [await _find(client, which)]
+    names = (await find_job(client, Ref(which))).data_sets
+    return [(*await find_agent(client, "host2", name), which) for name in names]
+
+
 @click.command("undo", cls=ApiCommand)
 @_WHICH
 @HOW_KEPT
@@ -97,6 +124,17 @@ def undo(
     assert session is not None
 
     async def work(client: ApiClient) -> m.JobInfo:
+        if which is not None and which.startswith(_GROUP_JOB):
+            group = await find_group(client, Ref((await find_job(client, Ref(which))).data_set))
+            whole = m.GroupRestoreStart(
+                group=group.name,
+                node=group.node,
+                from_backup=undo_label(which),
+                dry_run=dry_run,
+                force=force,
+                **undo_policy(**kept),
+            )
+            return await restore_group(session, client, group, whole, wait)
         node, name, job = await _find(client, which)
         params = m.UndoStart(
             data_set=name, job=job, dry_run=dry_run, force=force, **undo_policy(**kept)
@@ -112,15 +150,18 @@ def undo(
 def drop_undo(session: Session, which: str | None) -> None:
     """Give up what restore JOB has overwritten: its slot is free for backups again."""
 
-    async def work(client: ApiClient) -> m.Reply:
-        node, name, job = await _find(client, which)
-        params = m.UndoDrop(data_set=name, job=job)
-        return await client.request(node, "undo.drop", params, session.timeout_s)
+    async def work(client: ApiClient) -> list[m.Reply]:
+        replies = []
+        for node, name, job in await _find_all(client, which):
+            params = m.UndoDrop(data_set=name, job=job)
+            replies.append(await client.request(node, "undo.drop", params, session.timeout_s))
+        return replies
 
-    report_change(
-        session,
-        session.run(work),
-        m.BackupList,
-        "dropped",
-        lambda found: backup_table(found.backups),
-    )
+    replies = session.run(work)
+    if session.json and len(replies) > 1:
+        print_json({"results": [result_of(reply, m.BackupList) for reply in replies]})
+        return
+    for reply in replies:
+        report_change(
+            session, reply, m.BackupList, "dropped", lambda found: backup_table(found.backups)
+        )

@@ -92,6 +92,11 @@ class JobContext:
         return parts
 
     @property
+    def steps(self) -> list[str]:
+        """The steps of this kind of job."""
+        return self._shared.steps
+
+    @property
     def step_name(self) -> str:
         """The step under way."""
         return self._shared.steps[self.record.step]

@@ -12,10 +12,13 @@ from typing import Any
 from controller.api import messages as m
 from controller.api.codes import Code
 from controller.api.errors import RejectedError
+from controller.api.undo import undone_job
 from hostagent.config import DataSetConfig
 from hostagent.jobs.ports import Nodes
 from hostagent.jobs.slots import choose_undo, newest_first
 from hostagent.jobs.survey import survey
+
+_WHOLE = {m.JobKind.WHOLE, m.JobKind.GROUP_RESTORE}
 
 
 def undo_params(slot: m.BackupInfo, asked: m.UndoStart, known: list[m.JobInfo]) -> dict[str, Any]:
@@ -36,6 +39,13 @@ def undo_params(slot: m.BackupInfo, asked: m.UndoStart, known: list[m.JobInfo]) 
     }
 
 
+def group_restore_params(asked: m.GroupRestoreStart) -> dict[str, Any]:
+    """Of the job that restores a group; from what a restore has overwritten it is an undo."""
+    undoes = undone_job(asked.from_backup)
+    own = {"undoes": undoes, "why": f"restore {undoes} is undone"} if undoes else {}
+    return asked.model_dump(mode="json", exclude={"group"}) | own
+
+
 def _still_counting(job: str, known: list[m.JobInfo]) -> m.Receipt | None:
     """The receipt of that restore, if its backup's bitmap has counted writes ever since.
 
@@ -46,7 +56,7 @@ def _still_counting(job: str, known: list[m.JobInfo]) -> m.Receipt | None:
         return None
     for info in known:
         touched = info.receipt is not None or info.state is not m.JobState.DONE
-        if info.kind is m.JobKind.WHOLE and info.started_at > own.started_at and touched:
+        if info.kind in _WHOLE and info.started_at > own.started_at and touched:
             return None
     return own.receipt
 

@@ -26,6 +26,7 @@ from hostagent.errors import HostError
 from hostagent.jobs.backup import BACKUP
 from hostagent.jobs.engine import JobEngine
 from hostagent.jobs.group_backup import GROUP_BACKUP
+from hostagent.jobs.group_restore import GROUP_RESTORE
 from hostagent.jobs.ports import Ports
 from hostagent.jobs.restore import RESTORE
 from hostagent.jobs.steps import JobTable, StepWork
@@ -236,6 +237,7 @@ class Rig:
             JobKind.BACKUP: self._watched(BACKUP),
             JobKind.GROUP_BACKUP: self._watched(GROUP_BACKUP),
             JobKind.WHOLE: self._watched(WHOLE),
+            JobKind.GROUP_RESTORE: self._watched(GROUP_RESTORE),
             JobKind.RESTORE: self._watched(RESTORE),
         }
         ours: dict[str, Any] = {
@@ -278,7 +280,7 @@ class Rig:
         """A job to its end, with a new engine after every death."""
         engine = self.engine()
         request = f"request-{len(self.states)}"
-        several = kind is JobKind.GROUP_BACKUP
+        several = kind in {JobKind.GROUP_BACKUP, JobKind.GROUP_RESTORE}
         group, data_sets = ("g", self.members) if several else ("", [self.config])
         info, _ = await engine.begin(kind, data_sets, request, params, group)
         while True:

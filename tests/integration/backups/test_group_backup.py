@@ -109,7 +109,10 @@ async def _another(a: Running, b: Running) -> None:
 
 
 @asynccontextmanager
-async def group_rig(directory: Path) -> AsyncIterator[GroupRig]:
+async def two_chains(
+    directory: Path,
+) -> AsyncIterator[tuple[Running, Running, list[DataSetConfig]]]:
+    """Both controllers, and the data sets of the group."""
     async with two_nodes(directory) as (a, b):
         await chain(a, b, SIZE)
         await _another(a, b)
@@ -124,13 +127,17 @@ async def group_rig(directory: Path) -> AsyncIterator[GroupRig]:
                 "freeze_ttl_s": 5.0,
             }
         )
-        kit = GroupRig(a, b, [one, log], directory / "jobs")
+        yield a, b, [one, log]
+
+
+@asynccontextmanager
+async def group_rig(directory: Path) -> AsyncIterator[GroupRig]:
+    async with two_chains(directory) as (a, b, data_sets):
+        kit = GroupRig(a, b, data_sets, directory / "jobs")
         try:
             yield kit
         finally:
             kit.blocking.close()
-            if kit.b is not b:
-                await kit.b.stop()
 
 
 def held(kit: GroupRig, info: m.JobInfo) -> dict[str, bytes]:

@@ -192,8 +192,9 @@ def test_both_go_back_to_that_instant(world: World) -> None:
     numbers = world.backed_up()
     for place in world.places.values():
         (place / "ledger").write_text("gone")
-    jobs = world.pair.trilun("restore", "--whole", "shop", "--from", "crash")["jobs"]
-    assert [(job["data_set"], job["state"]) for job in jobs] == [("demo", "done"), ("log", "done")]
+    job = world.pair.trilun("restore", "--whole", "shop", "--from", "crash", "--no-undo")
+    assert (job["data_sets"], job["state"]) == (["demo", "log"], "done")
+    assert [one["data_set"] for one in job["receipt"]["restored"]] == ["demo", "log"]
     world.until_mounted()
     text = "".join((place / "ledger").read_text() for place in world.places.values())
     assert sorted(int(line) for line in text.split()) == numbers

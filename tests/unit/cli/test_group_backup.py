@@ -57,6 +57,25 @@ def test_what_no_one_host_can_freeze_is_refused(
     assert says in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("agents", "says"),
+    [
+        ([agent("h1", "data", "log")], "as host2"),
+        (
+            [agent("h1", "data", part="host2"), agent("h3", "log", part="host2")],
+            "h1: data; h3: log",
+        ),
+    ],
+)
+def test_what_no_one_host_2_has_is_not_restored(agents: list[m.NodeStatus], says: str) -> None:
+    with pytest.raises(RejectedError) as caught:
+        choose_group_agent({each.node: each for each in agents}, GROUP, "host2")
+    assert says in caught.value.message
+    assert caught.value.next_step
+    one = agent("h2", "data", "log", part="host2")
+    assert choose_group_agent({"h2": one, "h1": agent("h1", "data")}, GROUP, "host2") == "h2"
+
+
 def of_pair(pair: str, **more: object) -> DataSetConfig:
     fields = {"name": f"ds-{pair}", "remote_pair": pair, "part": "host1", "primary": "c1"}
     return DATA_SET.model_copy(update={**fields, **more})
@@ -65,6 +84,8 @@ def of_pair(pair: str, **more: object) -> DataSetConfig:
 def test_the_agent_knows_its_data_sets_by_their_pairs() -> None:
     known = [of_pair("log"), of_pair("other"), of_pair("data")]
     assert [each.name for each in members_of(GROUP, known, "h1")] == ["ds-data", "ds-log"]
+    with pytest.raises(RejectedError, match="of no data set of 'h1': data, log"):
+        members_of(GROUP, known, "h1", "host2")
 
 
 @pytest.mark.parametrize(

@@ -192,7 +192,7 @@ def test_dropping_shows_what_the_slots_are_then(
         message="'local-2' is free",
         result=m.BackupList(data_set="demo", backups=[slot]).model_dump(mode="json"),
     )
-    monkeypatch.setattr(Session, "run", lambda _session, _work: reply)
+    monkeypatch.setattr(Session, "run", lambda _session, _work: [reply])
     assert run(["restore", "drop-undo", JOB]) == 0
     out = capsys.readouterr().out
     assert out.startswith("'local-2' is free\n")

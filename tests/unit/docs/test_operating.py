@@ -12,17 +12,19 @@ import pytest
 
 from controller.api import messages as m
 from controller.api.looking import MAX_CAT_BYTES, MAX_PIECE_BYTES
+from controller.api.restores import DEADLINE_S as RESTORE_DEADLINE_S
 from controller.api.restores import MAX_PATHS, Conflict
 from controller.api.undo import undo_label
 from controller.cli.main import cli
 from controller.cli.output import console
-from controller.cli.receipts import members_table
+from controller.cli.receipts import members_table, restored_table
 from hostagent.copying.comparing import MAX_CONFLICTS
 from hostagent.copying.content import Work
 from hostagent.copying.patterns import MAX_VISITED, asked_path, expand
 from hostagent.copying.placing import Placing
 from hostagent.jobs.engine import MAX_ENDED
 from hostagent.jobs.group_backup import DEADLINE_S, GROUP_BACKUP
+from hostagent.jobs.group_restore import GROUP_RESTORE
 from hostagent.jobs.whole import WHOLE
 
 pytestmark = pytest.mark.plain
@@ -41,7 +43,8 @@ def section(heading: str, page: str = PAGE) -> str:
 
 
 FILES, LOOK = section("Files"), section("Look into a backup")
-GROUPS = section("Backups").partition("### Several data sets at one instant")[2]
+_, _, _GROUPS = section("Backups").partition("### Several data sets at one instant")
+GROUPS, _, GROUPS_BACK = _GROUPS.partition("### Several data sets back to one instant")
 WHOLE_VOLUME, UNDO = section("The whole volume"), section("Undo a restore")
 PATTERNS = re.findall(r"^\| `([^`]+)` \| ((?:`[^`]+` ?)+)\|$", FILES, re.MULTILINE)
 
@@ -80,7 +83,8 @@ def test_each_pattern_finds_what_the_page_says(tmp_path: Path, pattern: str, fou
 
 
 @pytest.mark.parametrize(
-    "line", re.findall(r"^    (trilun .*)$", FILES + LOOK + GROUPS + UNDO, re.MULTILINE)
+    "line",
+    re.findall(r"^    (trilun .*)$", FILES + LOOK + GROUPS + GROUPS_BACK + UNDO, re.MULTILINE),
 )
 def test_each_command_is_one(line: str) -> None:
     words = shlex.split(re.sub(r"[\[\]]", "", line) if "[" in line else line)[1:]
@@ -117,6 +121,37 @@ def test_the_steps_of_a_groups_backup_are_its_tables() -> None:
     assert [name for name in named if name != "step"] == GROUP_BACKUP.names[:-1]
     assert GROUP_BACKUP.names[-1] == "receipt"
     assert f"({DEADLINE_S:.0f} s with" in GROUPS
+
+
+def test_the_steps_of_a_groups_restore_are_its_tables() -> None:
+    named = re.findall(r"^\| ([a-z-]+(?:, [a-z-]+)?) \|", GROUPS_BACK, re.MULTILINE)
+    steps = [step for row in named[1:] for step in row.split(", ")]
+    assert steps == [name for name in GROUP_RESTORE.names if name != "receipt"]
+    assert f"{RESTORE_DEADLINE_S:.0f} s from `release`" in GROUPS_BACK
+
+
+def test_what_the_receipt_of_a_groups_restore_shows() -> None:
+    example = re.search(r"```text restored\n(.*?)```", GROUPS_BACK, re.DOTALL)
+    assert example
+    more = {"second_union_bytes": 0, "discarded_bytes": 0, "payload_bytes": 0, "released_s": 4.31}
+    restored = [
+        m.MemberRestore.model_validate(
+            {
+                "data_set": name,
+                "backup_pair": f"{name}-local",
+                "undo_pair": f"{name}-local-2",
+                "union_bytes": union,
+                "wire_bytes": wire,
+                **more,
+            }
+        )
+        for name, union, wire in (("demo", 2_200_000, 2_201_000), ("log", 348_160, 349_184))
+    ]
+    out = console()
+    with out.capture() as captured:
+        out.print(restored_table(restored))
+    shown = [line.rstrip() for line in captured.get().splitlines()]
+    assert shown == example.group(1).splitlines()
 
 
 def test_what_a_groups_receipt_shows() -> None:

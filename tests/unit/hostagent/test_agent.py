@@ -106,3 +106,23 @@ async def test_what_is_another_hosts_part_is_refused_with_its_name(kit: Kit) -> 
     with pytest.raises(RejectedError) as caught:
         await kit.ask("job.restore", data_set="none", paths=["a"])
     assert caught.value.code is Code.NOT_FOUND
+
+
+async def test_a_group_is_restored_by_the_host_2_that_has_all_of_it(kit: Kit) -> None:
+    """A repeated request is the same job; a group of more than this host has begins none."""
+    kit.world.groups["shop"] = ["rp"]
+    one = await kit.ask("job.restore_group", group="shop", node="c1", undo="never", dry_run=True)
+    two = await kit.ask("job.restore_group", group="shop", node="c1", undo="never", dry_run=True)
+    assert (one.verdict, two.verdict) == (Verdict.ACCEPTED, Verdict.NO_OP)
+    assert isinstance(one.result, m.JobInfo)
+    ended = await kit.jobs.wait(one.result.id)
+    assert (ended.kind, ended.data_set, ended.data_sets) == (
+        m.JobKind.GROUP_RESTORE,
+        "shop",
+        ["ds"],
+    )
+    kit.world.groups["more"] = ["rp", "other"]
+    with pytest.raises(RejectedError, match="of no data set of 'h2': other") as caught:
+        await kit.ask("job.restore_group", group="more", node="c1")
+    assert "restore each on its own" in caught.value.next_step
+    assert len(kit.jobs.list_jobs()) == 1

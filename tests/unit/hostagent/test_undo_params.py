@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from controller.api import messages as m
-from hostagent.jobs.dropping import undo_params
+from hostagent.jobs.dropping import group_restore_params, undo_params
 from tests.nodes import job_info
 
 pytestmark = pytest.mark.plain
@@ -44,6 +44,7 @@ def test_a_later_restore_of_a_whole_volume_counts_anew() -> None:
         job("whole-aaaaaaaaaa", 11),
         job("whole-aaaaaaaaaa", 11, receipt=None, state=m.JobState.FAILED),
         job("whole-aaaaaaaaaa", 11, receipt=None, state=m.JobState.CANCELLED),
+        job("restore-group-aaaaaaaaaa", 11, kind=m.JobKind.GROUP_RESTORE),
     ):
         assert restored_from(job(JOB, 10), later) is None
 
@@ -51,3 +52,14 @@ def test_a_later_restore_of_a_whole_volume_counts_anew() -> None:
 def test_a_restore_that_is_forgotten_or_has_no_receipt_tells_nothing() -> None:
     assert restored_from() is None
     assert restored_from(job(JOB, 10, receipt=None)) is None
+
+
+def test_the_restore_of_a_group_from_what_one_has_overwritten_is_its_undo() -> None:
+    job = "restore-group-0123456789"
+    asked = m.GroupRestoreStart(group="g", node="c1", from_backup=f"before-{job}", keep=1)
+    params = group_restore_params(asked)
+    assert (params["undoes"], params["why"]) == (job, f"restore {job} is undone")
+    assert (params["undo"], params["keep"], params["node"]) == ("required", 1, "c1")
+    params = group_restore_params(m.GroupRestoreStart(group="g", node="c1", from_backup="monday"))
+    assert "undoes" not in params
+    assert "group" not in params

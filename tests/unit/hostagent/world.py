@@ -32,6 +32,7 @@ from hostagent.errors import HostError
 from hostagent.jobs.backup import BACKUP
 from hostagent.jobs.context import JobContext
 from hostagent.jobs.engine import JobEngine
+from hostagent.jobs.group_restore import GROUP_RESTORE
 from hostagent.jobs.look import look_table
 from hostagent.jobs.ports import Ports
 from hostagent.jobs.restore import RESTORE
@@ -119,6 +120,8 @@ class World:
     recovering: bool = False
     recoveries: list[bool] = field(default_factory=list)
     """Each recovery that was asked for: whether with a check."""
+    groups: dict[str, list[str]] = field(default_factory=dict)
+    """Pairs of each group of the primary."""
     max_conflicts: int = 100
     rooms: Rooms = field(init=False)
 
@@ -169,6 +172,9 @@ class World:
             self.third, self.local = dict(self.second), P.PAIR
             return self._pair(node, "lp", P.COPY)
         return self._pair(node, params.name, self.remote if params.name == "rp" else self.local)
+
+    def group_show(self, node: str, params: m.Named) -> m.GroupInfo:
+        return m.GroupInfo(name=params.name, node=node, pairs=self.groups[params.name], states={})
 
     def pair_split(self, node: str, params: m.PairSplit) -> m.PairInfo:
         assert not self.first_mounted, "host 1 must have let go before the split"
@@ -448,6 +454,7 @@ class World:
         tables = {
             m.JobKind.BACKUP: self._watched(BACKUP),
             m.JobKind.RESTORE: self._watched(RESTORE),
+            m.JobKind.GROUP_RESTORE: self._watched(GROUP_RESTORE),
             m.JobKind.LOOK: self._watched(look_table(self.rooms)),
         }
         return JobEngine("h2", tables, RecordStore(directory), blocking, self.ports())
