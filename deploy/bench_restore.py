@@ -99,7 +99,7 @@ def _whole_volume(pair: LocalPair) -> dict[str, Any]:
     pair.trilun("backup", DATA_SET)
     for path in _others(pair):
         _overwrite(path)
-    receipt = _receipt(pair, "--whole", DATA_SET)
+    receipt = _receipt(pair, "--whole", "--no-undo", DATA_SET)
     if [digest(path) for path in _others(pair)] != good:
         raise PairError("the first volume is not what it was at the backup")
     return receipt

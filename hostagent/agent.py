@@ -161,7 +161,8 @@ class Agent:
             "from_backup": params.from_backup,
         }
         if params.whole:
-            job_params |= {"undo": params.undo.value, "keep": params.keep}
+            undo = params.undo or m.Undo.REQUIRED
+            job_params |= {"undo": undo.value, "keep": params.keep}
         kind = m.JobKind.WHOLE if params.whole else m.JobKind.RESTORE
         info, new = await self._jobs.begin(kind, data_set, request.id, job_params)
         return _answer(info, new, f"job {info.id} has begun", f"job {info.id} is that request's")

@@ -51,8 +51,8 @@ class RestoreStart(Params):
     """Label or local pair of the backup to restore from; empty: the newest."""
     whole: bool = False
     """The whole volume, block by block, instead of named files."""
-    undo: Undo = Undo.AUTO
-    """Whole volume: whether what is overwritten is kept in a free slot."""
+    undo: Undo | None = None
+    """Whole volume: whether what is overwritten is kept in a free slot. None: it has to be."""
     keep: Keep | None = None
     """Whole volume: for that, the oldest backup may be overwritten that isn't one of so many
     newest. None: no backup is."""
@@ -63,7 +63,7 @@ class RestoreStart(Params):
             raise ValueError("a whole volume has no paths, no other place and no conflicts")
         if not self.whole and not self.paths:
             raise ValueError("paths: name files, or ask for the whole volume")
-        if not self.whole and (self.undo is not Undo.AUTO or self.keep is not None):
+        if not self.whole and (self.undo is not None or self.keep is not None):
             raise ValueError("undo, keep: only a whole volume is kept for an undo")
         return self
 
@@ -80,7 +80,7 @@ class GroupRestoreStart(Params):
     force: bool = False
     """Unmount host 1's file systems even when processes hold them."""
     undo: Literal[Undo.REQUIRED, Undo.NEVER] = Undo.REQUIRED
-    """As in `RestoreStart`, for all data sets alike."""
+    """Whether what is overwritten is kept, for all data sets alike."""
     keep: Keep | None = None
     deadline_s: Annotated[float, Field(gt=0, le=MAX_DEADLINE_S)] = DEADLINE_S
     """From the moment host 1 lets go: if not all second volumes hold the backup by then, all of

@@ -26,10 +26,11 @@ class Undo(enum.StrEnum):
     """Whether a restore of a whole volume keeps what it overwrites."""
 
     AUTO = "auto"
-    """Where a slot is free; else it says that there will be no undo."""
+    """Where a slot is free; else it says that there will be no undo. For the undo of an undo."""
     REQUIRED = "required"
-    """Refuse to restore without."""
+    """Refuse to restore without: nothing is lost that nobody gave up."""
     NEVER = "never"
+    """What is overwritten is given up."""
 
 
 class UndoStart(Params):

@@ -41,8 +41,7 @@ def HOW_KEPT(command: CommandT) -> CommandT:  # noqa: N802 - stands among consta
     )  # fmt: skip
     undoable = click.option(
         "--undoable/--no-undo", default=None,
-        help="Refuse where what is overwritten can't be kept, or don't keep it; "
-        "default: keep it where a slot is free.",
+        help="Refuse where what is overwritten can't be kept (default), or give it up.",
     )  # fmt: skip
     return keep(undoable(command))
 

@@ -77,7 +77,7 @@ def _refuse_starts(context: JobContext, parts: list[Member]) -> None:
         raise RejectedError(
             Code.WRONG_STATE,
             f"the pairs of group '{group}' are split, and what is overwritten can't be kept",
-            f"{in_sync}; or restore without an undo: --no-undo",
+            f"{in_sync}; or give up what is overwritten: --no-undo",
         )
 
 

@@ -26,7 +26,7 @@ from hostagent.jobs.slots import choose_for_undo
 from hostagent.jobs.survey import survey
 
 NONE_OF_FILES = "there is no undo: only `restore --whole` keeps what it overwrites"
-_WITHOUT = "restore without an undo: --no-undo"
+_WITHOUT = "give up what is overwritten: --no-undo"
 _IMPOSSIBLE = frozenset({Code.WRONG_STATE, Code.IN_USE})
 
 
@@ -46,7 +46,7 @@ def mirrored(context: JobContext) -> bool:
 async def choose_slot(context: JobContext, source: m.BackupInfo, first: m.PairInfo) -> None:
     """Choose the slot, or write down why there is none; RejectedError where one is required."""
     params, facts, data_set = context.record.params, context.record.facts, context.data_set
-    policy = m.Undo(params.get("undo", m.Undo.AUTO))
+    policy = m.Undo(params.get("undo", m.Undo.REQUIRED))
     # An attempt before this one may have chosen another.
     facts.pop("undo_pair", None)
     facts.pop("no_undo", None)
@@ -59,8 +59,11 @@ async def choose_slot(context: JobContext, source: m.BackupInfo, first: m.PairIn
         if facts["start"] == "split":
             await _refuse_used_second(context)
     except RejectedError as exc:
-        if policy is m.Undo.REQUIRED or exc.code not in _IMPOSSIBLE:
+        if exc.code not in _IMPOSSIBLE:
             raise
+        if policy is m.Undo.REQUIRED:
+            next_step = f"{exc.next_step}; or {_WITHOUT}"
+            raise RejectedError(exc.code, exc.message, next_step) from exc
         facts["no_undo"] = f"{exc.message}; for one: {exc.next_step}"
         return
     facts["undo_pair"], facts["undo_number"] = choice.slot.pair, choice.number
@@ -175,7 +178,6 @@ async def fill(context: JobContext) -> None:
     try:
         await resync(context, node, pair, "fill", m.Direction.FORWARD)
     except RejectedError as exc:
-        # Without anybody's asking for an undo, it must not be what a restore fails for.
         next_step = f"{exc.next_step}; or {_WITHOUT}".removeprefix("; or ")
         raise RejectedError(exc.code, exc.message, next_step) from exc
 

@@ -44,10 +44,10 @@ def test_a_whole_volume_comes_back(lab: Lab, ext4: DataSet) -> None:
     host1.run("sh", "-euc", DISASTER, ext4.mountpoint)
     assert sums(host1, ext4) != good
 
-    plan = lab.trilun("restore", "--whole", ext4.name, "--dry-run")["plan"]
+    plan = lab.trilun("restore", "--whole", "--no-undo", ext4.name, "--dry-run")["plan"]
     assert plan["whole"]
     assert plan["overwritten_bytes"] > 0
-    job = lab.trilun("restore", "--whole", ext4.name)
+    job = lab.trilun("restore", "--whole", "--no-undo", ext4.name)
     data_sets.wait_mounted(lab, ext4)
     assert sums(host1, ext4) == good
     receipt = job["receipt"]

@@ -305,6 +305,9 @@ class Rig:
     async def restore(self, from_backup: str = "", **more: object) -> m.JobInfo:
         """`trilun restore --whole`."""
         fields: dict[str, object] = {"from_backup": from_backup, "dry_run": False, "force": False}
+        if len(self.config.slots) == 1:
+            # Nowhere to keep anything.
+            fields["undo"] = "never"
         return await self.run(JobKind.WHOLE, **{**fields, **more})
 
     async def in_sync(self) -> None:

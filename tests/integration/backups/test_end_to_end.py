@@ -22,7 +22,7 @@ import pytest
 
 from controller.api import messages as m
 from controller.service.mqtt import Broker
-from deploy.pair import DATA_SET, LocalPair
+from deploy.pair import DATA_SET, LocalPair, PairError
 from hostagent.programs import find_program
 from tests.nodes import api_client
 
@@ -145,12 +145,13 @@ def test_an_older_backup_of_the_whole_volume_comes_back(world: World) -> None:
     (files / "junk").write_bytes(os.urandom(2 * MIB))
     os.sync()
 
-    plan = pair.trilun("restore", "--whole", "--from", "monday", "--dry-run", DATA_SET)["plan"]
+    monday = ("--from", "monday", "--no-undo")
+    plan = pair.trilun("restore", "--whole", *monday, "--dry-run", DATA_SET)["plan"]
     assert plan["backup_label"] == "monday"
     assert plan["second_union_bytes"] >= 5 * MIB
     assert (files / "junk").exists(), "a dry run changes nothing"
 
-    receipt = pair.trilun("restore", "--whole", "--from", "monday")["receipt"]
+    receipt = pair.trilun("restore", "--whole", *monday)["receipt"]
     assert receipt["wire_bytes"] <= 1.02 * receipt["union_bytes"] + 16384
     assert (world.digest("third"), world.digest("third-2")) == thirds, "backups stay backups"
     world.until_mounted()
@@ -193,7 +194,8 @@ def test_a_restore_is_undone_though_host_1_has_written_since(world: World) -> No
     world.until_mounted()
     (files / "precious").write_bytes(os.urandom(2 * MIB))
     precious = (files / "precious").read_bytes()
-    assert "there is no undo" in pair.trilun("restore", "--whole", "--dry-run")["plan"]["undo"]
+    with pytest.raises(PairError, match="no backup slot is free to keep what is overwritten"):
+        pair.trilun("restore", "--whole")
 
     job = pair.trilun("restore", "--whole", "--undoable", "--keep", "1")
     world.until_mounted()
@@ -227,7 +229,7 @@ async def held_back(pair: LocalPair) -> str:
     """A restore up to where host 1 is to mount again, with its agent standing still."""
     host, _, port = pair.broker.partition(":")
     async with api_client(Broker(host, int(port)), client_id="held-back") as client:
-        params = m.RestoreStart(data_set=DATA_SET, whole=True)
+        params = m.RestoreStart(data_set=DATA_SET, whole=True, undo=m.Undo.NEVER)
         job = await client.call("host2", "job.restore", params)
         assert isinstance(job, m.JobInfo)
 

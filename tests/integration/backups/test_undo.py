@@ -210,7 +210,7 @@ async def test_what_is_kept_is_no_backups_until_it_is_dropped(tmp_path: Path) ->
         assert "'local-2' keeps what was there before restore" in refused.error
         assert f"`trilun restore drop-undo {info.id}`" in refused.next_step
         # The backup before it is still what a restore reads that names none.
-        again = await kit.restore(dry_run=True)
+        again = await kit.restore(undo="never", dry_run=True)
         assert again.plan is not None
         assert again.plan.backup_label == "good"
         await kept(kit, info, now, image)
@@ -241,27 +241,48 @@ async def test_a_slot_that_is_given_up_is_free_although_that_was_cut_off(tmp_pat
         assert await drop(kit, info.id) == ""
 
 
-async def test_without_a_free_slot_it_says_that_there_will_be_no_undo(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dry_run", [False, True])
+async def test_without_a_free_slot_it_is_refused_unless_that_is_given_up(
+    tmp_path: Path, dry_run: bool
+) -> None:
+    async with rig(tmp_path, slots=2) as kit:
+        image, now = await backed_up(kit)
+        assert (await kit.backup("better")).state is JobState.DONE
+        begun = len(kit.calls)
+        for more in ({}, {"undo": "required"}):
+            refused = await kit.restore("good", dry_run=dry_run, **more)
+            assert (refused.state, refused.code, refused.step) == (
+                JobState.FAILED,
+                Code.WRONG_STATE,
+                "plan",
+            )
+            assert "no backup slot is free to keep what is overwritten" in refused.error
+            assert "`trilun pair create ds-undo b/second b/ds-undo`" in refused.next_step
+            assert refused.next_step.endswith("; or give up what is overwritten: --no-undo")
+        assert {verb for verb, _ in kit.calls[begun:]} <= {"pair.show", "volume.show"}
+        assert kit.a.image("first") == kit.b.image("third-2") == now
+        info = await kit.restore("good", undo="never", dry_run=dry_run)
+        assert info.state is JobState.DONE
+        assert info.plan is not None
+        assert info.plan.undo == "there is no undo: it was asked for without"
+        assert (info.next_step, info.plan.undo_pair) == ("", "")
+        await kit.in_sync()
+        assert kit.a.image("first") == (now if dry_run else image)
+
+
+async def test_an_undo_for_which_no_slot_is_free_says_so(tmp_path: Path) -> None:
     async with rig(tmp_path, slots=2) as kit:
         await backed_up(kit)
-        assert (await kit.backup("better")).state is JobState.DONE
-        plan = (await kit.restore(dry_run=True)).plan
+        await kit.restore()
+        plan = (await undo(kit, dry_run=True)).plan
         assert plan is not None
         assert plan.undo_pair == ""
         assert "there is no undo: no backup slot is free" in plan.undo
         assert "trilun pair create ds-undo b/second b/ds-undo" in plan.undo
-        refused = await kit.restore(undo="required")
-        assert (refused.state, refused.code, refused.step) == (
-            JobState.FAILED,
-            Code.WRONG_STATE,
-            "plan",
-        )
-        assert "trilun pair create" in refused.next_step
-        info = await kit.restore()
+        assert (await undo(kit, undo="required")).state is JobState.FAILED
+        info = await undo(kit)
         assert info.receipt is not None
-        assert info.receipt.undo == plan.undo
-        assert info.next_step == ""
-        assert kit.b.pair("local").split_label == "good"
+        assert info.receipt.undo.startswith(plan.undo)
 
 
 async def test_a_backup_is_overwritten_for_it_only_when_that_is_asked(tmp_path: Path) -> None:
@@ -294,9 +315,10 @@ async def test_a_second_volume_in_use_is_not_overwritten_for_an_undo(tmp_path: P
     async with rig(tmp_path, slots=2) as kit:
         await backed_up(kit, split=True)
         kit.b.logged_in("second", "iqn.h2")
-        plan = (await kit.restore(dry_run=True)).plan
-        assert plan is not None
-        assert "iqn.h2 uses volume 'second'" in plan.undo
+        refused = await kit.restore(dry_run=True)
+        assert (refused.state, refused.code) == (JobState.FAILED, Code.IN_USE)
+        assert "iqn.h2 uses volume 'second'" in refused.error
+        assert refused.next_step.endswith("--no-undo")
 
 
 @pytest.mark.parametrize("step", ["fill-undo", "split", "resync-second"])

@@ -98,7 +98,7 @@ def test_a_job_a_data_set_or_neither(asked: Any) -> None:
 
 def test_a_restore_says_whether_it_keeps_what_it_overwrites(asked: Any) -> None:
     for option, policy in (
-        ([], m.Undo.AUTO),
+        ([], None),
         (["--undoable"], m.Undo.REQUIRED),
         (["--no-undo"], m.Undo.NEVER),
     ):

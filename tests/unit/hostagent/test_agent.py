@@ -126,3 +126,16 @@ async def test_a_group_is_restored_by_the_host_2_that_has_all_of_it(kit: Kit) ->
         await kit.ask("job.restore_group", group="more", node="c1")
     assert "restore each on its own" in caught.value.next_step
     assert len(kit.jobs.list_jobs()) == 1
+
+
+@pytest.mark.parametrize("undo", [None, "required", "never"])
+async def test_a_whole_volume_is_kept_unless_that_is_given_up(kit: Kit, undo: str | None) -> None:
+    """The one slot holds the backup that is restored, so there is none for what is overwritten."""
+    begun = await kit.ask("job.restore", data_set="ds", whole=True, dry_run=True, undo=undo)
+    assert isinstance(begun.result, m.JobInfo)
+    ended = await kit.jobs.wait(begun.result.id)
+    if undo == "never":
+        assert ended.state is m.JobState.DONE, ended
+    else:
+        assert (ended.state, ended.code) == (m.JobState.FAILED, Code.WRONG_STATE)
+        assert "--no-undo" in ended.next_step

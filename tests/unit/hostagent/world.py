@@ -37,6 +37,7 @@ from hostagent.jobs.look import look_table
 from hostagent.jobs.ports import Ports
 from hostagent.jobs.restore import RESTORE
 from hostagent.jobs.steps import JobTable, Step, StepWork
+from hostagent.jobs.whole import WHOLE
 from hostagent.looking.listing import Batch
 from hostagent.looking.rooms import Rooms
 from hostagent.programs import Blocking
@@ -454,6 +455,7 @@ class World:
         tables = {
             m.JobKind.BACKUP: self._watched(BACKUP),
             m.JobKind.RESTORE: self._watched(RESTORE),
+            m.JobKind.WHOLE: self._watched(WHOLE),
             m.JobKind.GROUP_RESTORE: self._watched(GROUP_RESTORE),
             m.JobKind.LOOK: self._watched(look_table(self.rooms)),
         }
