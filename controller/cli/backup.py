@@ -1,8 +1,8 @@
 """`trilun backup`: take a backup, list those there are.
 
-Owns the arguments and the display of backups, and what a name means: a data set, else a group of
-remote pairs; NODE/NAME is a group. Which slot a backup takes is the agent's to decide.
-`trilun backup NAME` is `trilun backup take NAME`.
+Owns the arguments and the display of backups, and what a name means: a data set, by its name or
+its remote pair's, else a group; NODE/NAME is a group, else a remote pair. Which slot a backup
+takes is the agent's to decide. `trilun backup NAME` is `trilun backup take NAME`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from controller.api import messages as m
 from controller.api.backups import MAX_SLOTS
 from controller.api.codes import Code
 from controller.api.errors import RejectedError
-from controller.cli.groups import complete_group, find_group, live_groups
+from controller.cli.groups import complete_group, find_group, live_groups, refuse_group_called
 from controller.cli.jobs import WAIT, report_job, start_job
-from controller.cli.locate import choose_group_agent, find_agent
-from controller.cli.names import Ref, RefType, complete_data_set
+from controller.cli.locate import choose_group_agent, data_set_called, find_agent
+from controller.cli.names import Ref, RefType, complete_data_set, complete_remote_pair
 from controller.cli.output import print_json, show, table
 from controller.cli.session import ApiGroup, Session, usage_error
 from controller.service.client import ApiClient
@@ -41,25 +41,25 @@ class BackupGroup(ApiGroup):
         return super().parse_args(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Commands, data sets and groups."""
+        """Commands, data sets, their remote pairs, and groups."""
         names = complete_target(ctx, click.Argument(["name"]), incomplete)
         return super().shell_complete(ctx, incomplete) + [CompletionItem(name) for name in names]
 
 
 @click.group(cls=BackupGroup)
 def backup() -> None:
-    """Backups: `trilun backup [DATA_SET|GROUP]` takes one."""
+    """Backups: `trilun backup [DATA_SET|PAIR|GROUP]` takes one."""
 
 
 def complete_target(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
     """What can be backed up."""
-    found = complete_data_set(ctx, param, incomplete) + complete_group(ctx, param, incomplete)
-    return sorted(set(found))
+    every = (complete_data_set, complete_remote_pair, complete_group)
+    return sorted({name for each in every for name in each(ctx, param, incomplete)})
 
 
 @backup.command(TAKE)
-@click.argument("target", metavar="[DATA_SET|[NODE/]GROUP]", required=False, type=RefType(),
-                shell_complete=complete_target)  # fmt: skip
+@click.argument("target", metavar="[DATA_SET|[NODE/]PAIR|[NODE/]GROUP]", required=False,
+                type=RefType(), shell_complete=complete_target)  # fmt: skip
 @click.option("--label", default="", help="Remembered with the backup.")
 @click.option("--keep", type=click.IntRange(0, MAX_SLOTS), metavar="N",
               help="Never overwrite the N newest; default 1, or 0 with a single slot.")  # fmt: skip
@@ -80,7 +80,9 @@ def take(
     quick: bool,
     **asked: Any,
 ) -> None:
-    """Take a backup of DATA_SET (may be left out when there is only one), or of a GROUP.
+    """Take a backup of a data set (needs no name when there is only one), or of a GROUP.
+
+    PAIR is a data set's remote pair, and stands for it.
 
     The backups of all data sets of a group hold one instant, and there are all of them or none.
     """
@@ -110,19 +112,31 @@ def take(
 async def _data_set(client: ApiClient, target: Ref | None) -> tuple[str, str] | Ref:
     """The agent and the data set that is meant, or the group."""
     if target is not None and target.node is not None:
-        return target
+        return await _of_node(client, target, target.node)
     try:
-        return await find_agent(client, "host1", None if target is None else target.name)
+        node, name = await find_agent(client, "host1", None if target is None else target.name)
     except RejectedError as exc:
         if target is None or exc.code is not Code.NOT_FOUND:
             raise
         if not any(group.name == target.name for group in await live_groups(client)):
             raise RejectedError(
                 exc.code,
-                f"there is no data set and no group '{target}'",
+                f"there is no data set, no remote pair of one and no group '{target}'",
                 f"{exc.next_step}; groups: trilun group list",
             ) from None
         return target
+    if target is not None and target.name != name:
+        await refuse_group_called(client, target.name, name)
+    return node, name
+
+
+async def _of_node(client: ApiClient, target: Ref, primary: str) -> tuple[str, str] | Ref:
+    """NODE/NAME: the group, or the data set of the remote pair."""
+    groups = [(group.node, group.name) for group in await live_groups(client)]
+    if (primary, target.name) in groups:
+        return target
+    name = data_set_called(await client.discover(), target.name, primary)
+    return target if name == target.name else await find_agent(client, "host1", name)
 
 
 @backup.command("list")

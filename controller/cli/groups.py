@@ -54,6 +54,18 @@ async def find_group(client: ApiClient, ref: Ref) -> m.GroupInfo:
     return found[0]
 
 
+async def refuse_group_called(client: ApiClient, name: str, data_set: str) -> None:
+    """Refuse the name of a data set's remote pair where a group has it, too."""
+    groups = [each for each in await live_groups(client) if each.name == name]
+    if groups:
+        choices = ", ".join([data_set, *(f"{each.node}/{each.name}" for each in groups)])
+        raise RejectedError(
+            Code.BAD_REQUEST,
+            f"'{name}' is a group, and the remote pair of data set '{data_set}'",
+            f"write one of {choices}",
+        )
+
+
 def complete_group(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
     """Names of groups."""
 

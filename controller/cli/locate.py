@@ -148,7 +148,8 @@ async def find_agent(
 ) -> tuple[str, str]:
     """The agent that has this part of a data set, and the data set's name.
 
-    The only data set there is needs no name, nor does one that an absolute path lies in.
+    The only data set there is needs no name, nor does one that an absolute path lies in. The name
+    of its remote pair does as well.
     """
     nodes = await client.discover()
     return choose_agent(nodes, part, data_set or data_set_of(nodes, paths))
@@ -186,6 +187,32 @@ def data_set_of(nodes: dict[str, NodeStatus], paths: Sequence[str]) -> str | Non
     return found.pop() if found else None
 
 
+def data_set_called(nodes: dict[str, NodeStatus], name: str, primary: str = "") -> str:
+    """The data set of that name, or whose remote pair has it; the name itself where none has.
+
+    With `primary` only pairs of that controller count.
+    """
+    pairs = {
+        ref.name: ref.remote_pair
+        for status in nodes.values()
+        for ref in status.data_sets
+        if status.kind is NodeKind.AGENT and primary in ("", ref.primary)
+    }
+    found = {data_set for data_set, pair in pairs.items() if pair == name}
+    if name in pairs and not primary:
+        found.add(name)
+    if len(found) < 2:
+        return found.pop() if found else name
+    # A data set whose name is another's pair goes by its own pair.
+    choices = [pairs[each] if each == name else each for each in sorted(found)]
+    raise RejectedError(
+        Code.BAD_REQUEST,
+        f"'{name}' may be any of the data sets {', '.join(sorted(found))}: it is the name of one, "
+        "or of its remote pair",
+        f"write one of {', '.join(choices)}",
+    )
+
+
 def choose_agent(
     nodes: dict[str, NodeStatus], part: Literal["host1", "host2"], data_set: str | None
 ) -> tuple[str, str]:
@@ -209,6 +236,7 @@ def choose_agent(
                 Code.NOT_FOUND, f"no agent serves a data set as {part}", "start trilun-agent"
             )
         data_set = names[0]
+    data_set = data_set_called(nodes, data_set)
     matching = [(node, there) for node, name, there in agents if name == data_set]
     if not matching:
         known = ", ".join(names) or "none"

@@ -170,6 +170,17 @@ def complete_data_set(ctx: click.Context, _param: click.Parameter, incomplete: s
     return [n for n in quietly(root_session(ctx), names) if n.startswith(incomplete)]
 
 
+def complete_remote_pair(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
+    """Names of the remote pairs of data sets."""
+
+    async def names(client: ApiClient) -> list[str]:
+        nodes = await client.discover()
+        found = {ref.remote_pair for status in nodes.values() for ref in status.data_sets}
+        return sorted(found - {""})
+
+    return [n for n in quietly(root_session(ctx), names) if n.startswith(incomplete)]
+
+
 def complete_node_slash(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
     """Controllers with a slash behind them, for a volume that is yet to be made."""
     return [f"{node}/" for node in complete_node(ctx, param, incomplete)]

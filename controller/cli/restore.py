@@ -16,7 +16,7 @@ from controller.api import messages as m
 from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from controller.api.restores import DEADLINE_S, MAX_DEADLINE_S
-from controller.cli.groups import find_group, live_groups
+from controller.cli.groups import find_group, live_groups, refuse_group_called
 from controller.cli.jobs import WAIT, report_job, start_job
 from controller.cli.locate import find_agent
 from controller.cli.names import complete_data_set, parse_ref
@@ -160,11 +160,13 @@ async def _group(client: ApiClient, name: str) -> m.GroupInfo | None:
         except ValueError as exc:
             raise usage_error(str(exc)) from exc
     try:
-        await find_agent(client, "host2", name)
+        _, data_set = await find_agent(client, "host2", name)
     except RejectedError as exc:
         if exc.code is not Code.NOT_FOUND:
             raise
         return next((group for group in await live_groups(client) if group.name == name), None)
+    if data_set != name:
+        await refuse_group_called(client, name, data_set)
     return None
 
 

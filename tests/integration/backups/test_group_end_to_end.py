@@ -213,5 +213,5 @@ def test_where_one_slot_is_not_there_nothing_is_split(world: World) -> None:
     pair.trilun("pair", "wait", "log-remote", "PAIR")
     for name, label in labels.items():
         assert pair.trilun("backup", "list", name)["backups"][0]["label"] == label
-    with pytest.raises(PairError, match="no data set and no group"):
+    with pytest.raises(PairError, match="no data set, no remote pair of one and no group"):
         pair.trilun("backup", "nothing")
