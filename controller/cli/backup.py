@@ -92,9 +92,9 @@ def take(
     async def work(client: ApiClient) -> m.JobInfo:
         found = await _data_set(client, target)
         if isinstance(found, Ref):
-            if quick:
-                raise usage_error("--quick is for a data set")
             group = await find_group(client, found)
+            if quick:
+                raise _no_quick_group(group.name)
             node = choose_group_agent(await client.discover(), group)
             whole = m.GroupBackupStart(
                 group=group.name, node=group.node, deadline_s=deadline, **asked
@@ -107,6 +107,16 @@ def take(
         return await start_job(session, client, node, "job.backup", params, wait)
 
     report_job(ctx, session, session.run(work))
+
+
+def _no_quick_group(name: str) -> RejectedError:
+    return RejectedError(
+        Code.BAD_REQUEST,
+        f"the backup of group '{name}' can't be quick: a quick split is a backup from its instant "
+        "on, and the backups of a group are none before all of them can be",
+        "take it without --quick, which waits for what differs in its slots (`trilun backup list`)"
+        ", or back each data set up on its own with --quick",
+    )
 
 
 async def _data_set(client: ApiClient, target: Ref | None) -> tuple[str, str] | Ref:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any, cast
 
 import click
 import pytest
 
 from controller.api import messages as m
-from controller.api.codes import Code
+from controller.api.codes import Code, Exit
 from controller.api.errors import RejectedError
 from controller.cli import backup as backups
 from controller.cli.groups import live_groups
 from controller.cli.locate import choose_agent, data_set_called
+from controller.cli.main import run
 from controller.cli.names import Ref, parse_ref
 from controller.cli.restore import _group
+from controller.cli.session import Session
 from controller.service.client import ApiClient
 from tests.nodes import controller_status
 
@@ -117,6 +120,18 @@ def test_the_name_of_a_pair_and_a_group_is_refused() -> None:
         assert caught.value.next_step == "write one of demo, c-demo/demo-remote"
     assert asyncio.run(_group(cast("ApiClient", Client()), "demo-remote")) is None
     assert [group.name for group in asyncio.run(live_groups(client))] == ["demo-remote"]
+
+
+def test_a_group_is_not_backed_up_quickly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is asked of an agent, and the reason and both ways out are said."""
+    monkeypatch.setattr(Session, "run", lambda _session, work: asyncio.run(work(Client("shop"))))
+    assert run(["--json", "backup", "shop", "--quick"]) == Exit.USAGE
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert "a backup from its instant on" in error["message"]
+    for words in ("without --quick", "each data set"):
+        assert words in error["next_step"]
 
 
 def test_completion_offers_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
