@@ -159,6 +159,7 @@ class Agent:
             "dry_run": params.dry_run,
             "force": params.force,
             "from_backup": params.from_backup,
+            "verify": params.verify,
         }
         if params.whole:
             undo = params.undo or m.Undo.REQUIRED

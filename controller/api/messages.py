@@ -318,6 +318,9 @@ class Receipt(Info):
     payload_bytes: Bytes = 0
     wire_bytes: Bytes = 0
     verified: bool = False
+    """All that came back was compared with the backup."""
+    compared_bytes: Bytes = 0
+    """Whole volume: of both pairs, by digest."""
     databases: list[DatabaseInfo] = []
     """What a backup prepared, and what a restore recovered and checked."""
     frozen_s: float = 0.0

@@ -53,6 +53,8 @@ class RestoreStart(Params):
     """The whole volume, block by block, instead of named files."""
     undo: Undo | None = None
     """Whole volume: whether what is overwritten is kept in a free slot. None: it has to be."""
+    verify: bool = False
+    """Whole volume: compare all of it by digest before hosts get it. Files are read back anyway."""
     keep: Keep | None = None
     """Whole volume: for that, the oldest backup may be overwritten that isn't one of so many
     newest. None: no backup is."""
@@ -82,6 +84,8 @@ class GroupRestoreStart(Params):
     undo: Literal[Undo.REQUIRED, Undo.NEVER] = Undo.REQUIRED
     """Whether what is overwritten is kept, for all data sets alike."""
     keep: Keep | None = None
+    verify: bool = False
+    """Compare all of it by digest before hosts get it."""
     deadline_s: Annotated[float, Field(gt=0, le=MAX_DEADLINE_S)] = DEADLINE_S
     """From the moment host 1 lets go: if not all second volumes hold the backup by then, all of
     it is undone."""
@@ -172,4 +176,6 @@ class MemberRestore(Info):
     undo_pair: str = ""
     """The local pair of the slot that keeps what was overwritten."""
     released_s: float = 0.0
+    verified: bool = False
+    compared_bytes: Bytes = 0
     databases: list[DatabaseInfo] = []

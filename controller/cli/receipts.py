@@ -88,7 +88,7 @@ def receipt_parts(receipt: m.Receipt) -> list[Table]:
                 ("to", (receipt.to or "their own places") if restored else ""),
                 ("file bytes", format_size(receipt.file_bytes) if restored else ""),
                 ("read back", format_size(receipt.bytes_read) if restored else ""),
-                ("verified", "yes" if receipt.verified else ""),
+                ("verified", _verified(receipt)),
                 ("conflicts", conflicts if receipt.conflict is not None else ""),
                 ("on the wire", format_size(receipt.wire_bytes)),
                 ("data carried", format_size(receipt.payload_bytes)),
@@ -121,6 +121,12 @@ def receipt_parts(receipt: m.Receipt) -> list[Table]:
 def _backup(label: str, pair: str, at: float) -> str:
     words = [f"'{label}'" if label else "", pair, f"of {_moment(at)}" if at else ""]
     return " ".join(word for word in words if word)
+
+
+def _verified(receipt: m.Receipt) -> str:
+    compared = receipt.compared_bytes
+    words = f"yes, {format_size(compared)} compared by digest" if compared else "yes"
+    return words if receipt.verified else ""
 
 
 def _moment(unix_s: float) -> str:

@@ -77,8 +77,8 @@ def restore() -> None:
               help="Put the files beneath DIR of the data set, paths kept.")  # fmt: skip
 @click.option("--conflict", type=CONFLICTS, default=None,
               help="For files changed since the backup; default: keep-both.")  # fmt: skip
-@click.option("--verify", is_flag=True, expose_value=False,
-              help="Read everything back and compare it; this is always done.")  # fmt: skip
+@click.option("--verify", is_flag=True,
+              help="Compare all that comes back; always done but for --whole.")  # fmt: skip
 @click.option("--from", "from_backup", metavar="LABEL|PAIR", default="",
               help="Which backup; default: the newest. See `trilun backup list`.")  # fmt: skip
 @click.option("--whole", is_flag=True,
@@ -98,13 +98,12 @@ def restore_files(
     data_set: str | None,
     to: str,
     conflict: str | None,
-    from_backup: str,
     whole: bool,
     deadline: float | None,
-    dry_run: bool,
-    force: bool,
+    undoable: bool | None,
+    keep: int | None,
     wait: bool,
-    **kept: Any,
+    **common: Any,
 ) -> None:
     """Bring PATHs back from the backup: files, directories, or patterns; or the whole volume.
 
@@ -113,6 +112,7 @@ def restore_files(
     session = ctx.find_object(Session)
     assert session is not None
     names = list(paths)
+    common |= undo_policy(undoable=undoable, keep=keep)
     if whole and len(names) == 1 and data_set is None:
         data_set = names.pop()
     if whole == bool(names):
@@ -126,11 +126,8 @@ def restore_files(
             asked = m.GroupRestoreStart(
                 group=group.name,
                 node=group.node,
-                dry_run=dry_run,
-                force=force,
-                from_backup=from_backup,
                 deadline_s=deadline or DEADLINE_S,
-                **undo_policy(**kept),
+                **common,
             )
             return await restore_group(session, client, group, asked, wait)
         if deadline is not None:
@@ -142,12 +139,9 @@ def restore_files(
             whole=whole,
             to=to,
             conflict=None if conflict is None else m.Conflict(conflict),
-            dry_run=dry_run,
-            force=force,
-            from_backup=from_backup,
-            **undo_policy(**kept),
+            **common,
         )
-        return await start_job(session, client, node, "job.restore", params, wait or dry_run)
+        return await start_job(session, client, node, "job.restore", params, wait or params.dry_run)
 
     report_job(ctx, session, session.run(work))
 

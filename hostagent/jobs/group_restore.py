@@ -25,7 +25,7 @@ from controller.api.errors import RejectedError
 from controller.api.groups import LocalMark
 from controller.api.undo import undo_label
 from hostagent.errors import FinalError, as_rejected
-from hostagent.jobs import undo, whole
+from hostagent.jobs import checking, undo, whole
 from hostagent.jobs.context import JobContext
 from hostagent.jobs.group_plan import plan, settle_next_steps
 from hostagent.jobs.member import Member, each, members, together
@@ -218,6 +218,11 @@ async def undo_second(context: JobContext) -> None:
     await each(members(context), whole.undo_second)
 
 
+async def verify_second(context: JobContext) -> None:
+    """Compare all second volumes with their thirds, where that was asked for."""
+    await each(members(context), checking.verify_second)
+
+
 async def keep(context: JobContext) -> None:
     """Split the slots' pairs again: the thirds stay the backups that they are."""
     await each(members(context), whole.keep)
@@ -266,6 +271,11 @@ async def _has_begun(part: Member) -> bool:
 # ---------------------------------------------------------------- behind it
 
 
+async def verify_first(context: JobContext) -> None:
+    """Compare all first volumes with the second ones, where that was asked for."""
+    await each(members(context), checking.verify_first)
+
+
 async def recover_all(context: JobContext) -> None:
     """Start, recover and check every database, when all volumes are there."""
     await each(members(context), recover)
@@ -296,6 +306,8 @@ async def receipt(context: JobContext) -> None:
             undo=own.undo,
             undo_pair=own.undo_pair,
             released_s=own.frozen_s,
+            verified=own.verified,
+            compared_bytes=own.compared_bytes,
             databases=databases_in(part.facts),
         )
         for part, own in zip(parts, receipts, strict=True)
@@ -323,6 +335,7 @@ SUMMED = (
     "discarded_bytes",
     "payload_bytes",
     "wire_bytes",
+    "compared_bytes",
 )
 
 GROUP_RESTORE = JobTable(
@@ -332,8 +345,10 @@ GROUP_RESTORE = JobTable(
         Step("release", release_all, undo=reclaim),
         Step("split", _bounded(split), undo=undo_split),
         Step("resync-second", _bounded(resync_second), undo=undo_second),
+        Step("verify-second", _bounded(verify_second)),
         Step("keep", _bounded(keep)),
         Step("resync", resync),
+        Step("verify-first", verify_first),
         Step("reclaim", reclaim),
         Step("recover", recover_all),
         Step("receipt", receipt),

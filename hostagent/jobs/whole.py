@@ -20,7 +20,7 @@ from __future__ import annotations
 from controller.api import messages as m
 from controller.api.codes import Code
 from controller.api.errors import RejectedError
-from hostagent.jobs import undo
+from hostagent.jobs import checking, undo
 from hostagent.jobs.context import JobContext
 from hostagent.jobs.pairs import SPLIT, resync, show_pair, wait_copied
 from hostagent.jobs.recovering import databases_of, judge, recover
@@ -231,6 +231,7 @@ async def receipt(context: JobContext) -> None:
         started_at=record.started_at,
         finished_at=now,
         **facts["wire"],
+        **checking.told(context),
     )
     record.next_step = record.receipt.undo if undo.kept_in(context) else ""
 
@@ -243,8 +244,10 @@ WHOLE = JobTable(
         Step("release", release, undo=reclaim),
         Step("split", split, undo=undo_split),
         Step("resync-second", resync_second, undo=undo_second),
+        Step("verify-second", checking.verify_second),
         Step("keep", keep),
         Step("resync", resync_first),
+        Step("verify-first", checking.verify_first),
         Step("reclaim", reclaim),
         Step("recover", recover),
         Step("receipt", receipt),

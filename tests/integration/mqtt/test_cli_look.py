@@ -197,5 +197,7 @@ async def test_restore_takes_its_data_set_from_the_path(
         )
         assert code == Exit.OK
         assert [params for _, params, _ in node.carried_out] == [
-            m.RestoreStart(data_set="web", paths=["/srv/web/x*", "y"], to="z", conflict="skip")
+            m.RestoreStart(
+                data_set="web", paths=["/srv/web/x*", "y"], to="z", conflict="skip", verify=True
+            )
         ]

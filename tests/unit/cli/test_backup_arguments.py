@@ -102,6 +102,20 @@ def test_a_whole_volume_has_no_paths(asked: Any) -> None:
     assert asked("restore", "--whole").data_set == "only"
 
 
+def test_a_whole_volume_is_compared_where_that_is_asked(asked: Any) -> None:
+    assert asked("restore", "--whole", "--verify", "demo").verify
+    assert not asked("restore", "--whole", "demo").verify
+    receipt = m.Receipt(
+        job="j", kind=m.JobKind.WHOLE, data_set="d", whole="asked", verified=True,
+        compared_bytes=2 << 30,
+    )  # fmt: skip
+    out = console()
+    with out.capture() as captured:
+        for part in receipt_parts(receipt):
+            out.print(part)
+    assert "yes, 2 GiB compared by digest" in captured.get()
+
+
 def test_a_job_is_gone_on_with(asked: Any) -> None:
     assert asked("job", "resume", "whole-1") == m.Named(name="whole-1")
 
