@@ -101,8 +101,20 @@ async def release_all(context: JobContext) -> None:
         "deadline_at", context.ports.clock.time() + context.record.params["deadline_s"]
     )
     await context.save()
+    held: list[Member] = []
+
+    async def let_go(part: Member) -> None:
+        try:
+            await release(part)
+        except RejectedError as exc:
+            if exc.code is not Code.IN_USE:
+                raise
+            held.append(part)
+
     async with _in_time(context):
-        await each(members(context), release)
+        await each(members(context), let_go)
+        # By a database of another data set, which has been stopped now.
+        await each(held, release)
 
 
 async def reclaim(context: JobContext) -> None:

@@ -310,6 +310,30 @@ async def test_behind_the_barrier_one_that_fails_does_not_stop_the_other(tmp_pat
         assert sum(verb.endswith("resync") for verb, _ in kit.calls) == resyncs
 
 
+@pytest.mark.parametrize(
+    "moment",
+    ["step reclaim begins", "before fs.reclaim", "after fs.reclaim", "step databases begins"],
+)
+async def test_a_job_that_is_gone_on_with_and_killed_goes_on(tmp_path: Path, moment: str) -> None:
+    """The life after the next one, too, does what is left and nothing again."""
+    async with backed_up(tmp_path) as (kit, images, was):
+        kit.faults["fs.reclaim"] = [BROKEN] * 16
+        info = await kit.back()
+        assert (info.state, info.step) == (JobState.FAILED, "reclaim"), info
+        data_sets = {entry.name: entry for entry in kit.members}
+        kit.kill_at = once(moment)
+        engine = kit.engine()
+        await engine.load(data_sets)
+        resyncs = sum(verb.endswith("resync") for verb, _ in kit.calls)
+        await engine.resume(info.id)
+        await kit.died.wait()
+        await engine.stop()
+        engine = kit.engine()
+        await engine.load(data_sets)
+        await restored(kit, await engine.wait(info.id), images, was)
+        assert sum(verb.endswith("resync") for verb, _ in kit.calls) == resyncs
+
+
 @pytest.mark.parametrize("moment", ["before group.resync", "after group.resync"])
 async def test_a_link_that_breaks_at_the_barrier_undoes_all_or_none(
     tmp_path: Path, moment: str
@@ -336,6 +360,47 @@ async def test_where_a_host_has_logged_in_again_none_is_overwritten(tmp_path: Pa
         info = await kit.back()
         assert (info.state, info.code) == (JobState.FAILED, Code.IN_USE), info
         await untouched(kit, images, was)
+
+
+@pytest.mark.parametrize("for_ever", [False, True])
+async def test_a_volume_that_a_database_of_another_holds_is_let_go_behind_it(
+    tmp_path: Path, for_ever: bool
+) -> None:
+    """Its files are on one data set, and its log is on the other: no order of names fits all."""
+    async with backed_up(tmp_path) as (kit, images, was):
+        look = kit._host1
+
+        def host1(verb: str, params: Any) -> m.Info:
+            held = for_ever or "log" not in kit.released
+            if verb == "fs.release" and params.data_set == "ds" and held:
+                raise RejectedError(Code.IN_USE, "/srv/ds is in use by postgres", "stop it")
+            return look(verb, params)
+
+        kit._host1 = host1  # type: ignore[method-assign]
+        info = await kit.back()
+        if for_ever:
+            assert (info.state, info.code) == (JobState.FAILED, Code.IN_USE), info
+            assert "'ds': /srv/ds is in use by postgres" in info.error
+            await untouched(kit, images, was)
+        else:
+            await restored(kit, info, images, was)
+
+
+async def test_pairs_that_were_split_are_left_so_where_it_fails(tmp_path: Path) -> None:
+    async with backed_up(tmp_path) as (kit, _, _):
+        await kit.a.do("group.split", m.GroupSplit(name="g", label="apart"))
+        await kit.write_many(60, 66)
+        now = kit.firsts()
+        failing(kit, "keep", "pair.split", second=True)
+        info = await kit.back(undo="never")
+        assert (info.state, info.step) == (JobState.FAILED, "plan"), info
+        for pair in REMOTES.values():
+            assert f"`trilun pair resync {pair} --forward`" in info.next_step
+        assert info.next_step.startswith("mend it; ")
+        assert kit.firsts() == now
+        labels = [(kit.a.pair(p).state, kit.a.pair(p).split_label) for p in REMOTES.values()]
+        assert labels == [(S.PSUS, "apart")] * 2
+        assert not kit.released
 
 
 async def test_an_undo_brings_both_back(tmp_path: Path) -> None:
