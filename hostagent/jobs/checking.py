@@ -47,9 +47,6 @@ async def verify_second(context: JobContext) -> None:
     if not asked_for(context):
         return
     source, node = source_of(context), context.data_set.secondary
-    if (await show_pair(context, node, source.pair)).state in SPLIT:
-        # An earlier life has compared them, and died while it split them.
-        return
     await _compare(
         context, node, source.pair, "verify-second",
         f"look at the disks of {node}; restore another backup: trilun backup list",

@@ -151,7 +151,9 @@ def test_an_older_backup_of_the_whole_volume_comes_back(world: World) -> None:
     assert plan["second_union_bytes"] >= 5 * MIB
     assert (files / "junk").exists(), "a dry run changes nothing"
 
-    receipt = pair.trilun("restore", "--whole", *monday)["receipt"]
+    receipt = pair.trilun("restore", "--whole", "--verify", *monday)["receipt"]
+    assert receipt["verified"]
+    assert receipt["compared_bytes"] == 2 * SIZE
     assert receipt["wire_bytes"] <= 1.02 * receipt["union_bytes"] + 16384
     assert (world.digest("third"), world.digest("third-2")) == thirds, "backups stay backups"
     world.until_mounted()

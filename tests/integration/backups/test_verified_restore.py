@@ -63,6 +63,24 @@ async def test_where_second_and_third_differ_all_is_undone(tmp_path: Path, volum
         assert kit.b.pair("local").split_label == "good"
 
 
+async def test_a_backup_that_somebody_splits_meanwhile_is_not_taken_for_compared(
+    tmp_path: Path,
+) -> None:
+    async with rig(tmp_path) as kit:
+        image = await backed_up(kit)
+        now = kit.a.image("first")
+
+        async def splits() -> None:
+            await kit.b.do("pair.split", m.PairSplit(name="local", label="good", number=1))
+
+        kit.meanwhile["step verify-second begins"] = splits
+        info = await kit.restore(verify=True)
+        assert (info.state, info.step) == (JobState.FAILED, "plan"), info
+        assert info.error.startswith("verify-second: ")
+        await kit.in_sync()
+        assert (kit.a.image("first"), kit.b.image("third")) == (now, image)
+
+
 async def test_where_first_and_second_differ_host_1_does_not_get_it(tmp_path: Path) -> None:
     """The next steps that the job names end it well."""
     async with rig(tmp_path) as kit:
