@@ -192,9 +192,16 @@ def test_both_go_back_to_that_instant(world: World) -> None:
     numbers = world.backed_up()
     for place in world.places.values():
         (place / "ledger").write_text("gone")
-    job = world.pair.trilun("restore", "--whole", "shop", "--from", "crash", "--no-undo")
+    back = ("restore", "--whole", "shop", "--from", "crash")
+    with pytest.raises(PairError, match="'log': no backup slot is free to keep"):
+        world.pair.trilun(*back)
+    plan = world.pair.trilun(*back, "--no-undo", "--dry-run")["plan"]
+    assert [one["data_set"] for one in plan["members"]] == ["demo", "log"]
+    assert all((place / "ledger").read_text() == "gone" for place in world.places.values())
+    job = world.pair.trilun(*back, "--no-undo", "--verify", "--deadline", "120")
     assert (job["data_sets"], job["state"]) == (["demo", "log"], "done")
     assert [one["data_set"] for one in job["receipt"]["restored"]] == ["demo", "log"]
+    assert (job["receipt"]["verified"], job["receipt"]["compared_bytes"]) == (True, 4 * SIZE)
     world.until_mounted()
     text = "".join((place / "ledger").read_text() for place in world.places.values())
     assert sorted(int(line) for line in text.split()) == numbers
