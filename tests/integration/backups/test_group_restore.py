@@ -349,6 +349,25 @@ async def test_a_link_that_breaks_at_the_barrier_undoes_all_or_none(
         await restored(kit, info, images, was)
 
 
+@pytest.mark.parametrize("copied", [False, True])
+async def test_where_one_copy_back_has_begun_only_forward_is_possible(
+    tmp_path: Path, copied: bool
+) -> None:
+    """The primary failed between the two: what it has begun can't be undone, so both go on."""
+    async with backed_up(tmp_path) as (kit, images, was):
+
+        async def begins_one() -> None:
+            params = m.PairResync(name="remote", direction=m.Direction.REVERSE)
+            await kit.a.do("pair.resync", params)
+            if copied:
+                await kit.a.until("remote", S.PAIR)
+            kit.faults["group.resync"] = [BROKEN]
+
+        kit.meanwhile["before group.resync"] = begins_one
+        await restored(kit, await kit.back(), images, was)
+        assert [verb for verb, _ in kit.calls].count("group.resync") == 1
+
+
 async def test_where_a_host_has_logged_in_again_none_is_overwritten(tmp_path: Path) -> None:
     """The controller refuses all copies back, so nothing was begun and all is undone."""
     async with backed_up(tmp_path) as (kit, images, was):
