@@ -57,6 +57,8 @@ def pair_info(node: str, owner: PairOwner) -> m.PairInfo:
         next_step=record.next_step,
         dirty_bytes=side.bitmap.dirty_bytes,
         generation=record.current,
+        goal=record.goal,
+        copies_back=record.copies_back,
         split_label=record.label,
         split_at=record.split_at,
         backup_number=record.backup_number,

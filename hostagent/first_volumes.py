@@ -26,7 +26,7 @@ from hostagent.filesystem.mounts import find_mount
 from hostagent.filesystem.stopped import as_stopped
 from hostagent.filesystem.volumes import HostVolumes, MountPlan
 from hostagent.jobs.ports import Nodes
-from hostagent.jobs.retry import wait_s
+from hostagent.jobs.retry import UNANSWERED, wait_s
 from hostagent.programs import Blocking
 from hostagent.records import RecordError, RecordStore
 from hostagent.recovery.keeper import DatabaseKeeper
@@ -290,9 +290,15 @@ class FirstVolumeKeeper:
 
     async def _mount(self, first: _First) -> None:
         config = first.config
-        volume = await self._nodes.call(
-            config.primary, "volume.show", m.Named(name=config.first), None
-        )
+        try:
+            volume = await self._nodes.call(
+                config.primary, "volume.show", m.Named(name=config.first), None
+            )
+        except RejectedError as exc:
+            if exc.code not in UNANSWERED:
+                raise
+            # Our own answer is one: who asks us again has to ask anew.
+            raise HostError(exc.message, exc.next_step, Code.NO_PEER) from exc
         assert isinstance(volume, m.VolumeInfo)
         if volume.access is not m.AccessInfo.READ_WRITE:
             raise HostError(

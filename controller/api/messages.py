@@ -183,6 +183,11 @@ class PairInfo(Info):
     dirty_bytes: Bytes
     """Blocks marked in this side's bitmap."""
     generation: str
+    goal: Literal["", "mirror", "reverse", "split"] = ""
+    """What this side goes on with by itself after a cut; empty where it isn't known."""
+    copies_back: int = 0
+    """P-VOL: how often a copy back into its volume was begun. It never was since a time when this
+    was the same, nor will be by itself while the goal isn't `reverse`."""
     split_label: str = ""
     """Label of the last split, as given with the command."""
     split_at: float = 0.0

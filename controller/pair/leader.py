@@ -220,6 +220,8 @@ class Leader:
             owner.set_state(before.state, error.message)
             raise
         owner.talk.still(channel)
+        if before.goal != "reverse":
+            record.copies_back += 1
         record.goal = "reverse"
         record.guarded = False
         side.volume.state.consistent = False
@@ -242,7 +244,7 @@ class Leader:
             side.volume.state.consistent = was_consistent
             record.goal, record.guarded = before.goal, before.guarded
             record.current, record.baseline = before.current, before.baseline
-            record.history = before.history
+            record.history, record.copies_back = before.history, before.copies_back
             owner.set_state(before.state, reply.reason)
             await owner.save()
             raise turned_down(record, reply)

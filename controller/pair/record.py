@@ -60,6 +60,8 @@ class PairRecord(BaseModel):
     pair is guarded as well, nobody has said yet that all of them were split."""
     closed: Literal["", "taken over", "swapping"] = ""
     """P-VOL: why its hosts may not write, beside what the state says."""
+    copies_back: int = 0
+    """P-VOL: how often a copy back into its volume was begun."""
     swaps: int = 0
     """How often the roles were exchanged."""
     half: Literal["", "p", "s"] = ""

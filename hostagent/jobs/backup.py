@@ -15,7 +15,7 @@ from controller.api.errors import RejectedError
 from controller.api.undo import undone_job
 from hostagent.errors import HostError
 from hostagent.jobs.context import JobContext
-from hostagent.jobs.pairs import COPYING, SPLIT, resync, show_pair
+from hostagent.jobs.pairs import SPLIT, follow_again, resync, show_pair
 from hostagent.jobs.recovering import databases_of, remember
 from hostagent.jobs.slots import choose_for_backup, named
 from hostagent.jobs.steps import JobTable, Step
@@ -32,7 +32,7 @@ async def check(context: JobContext) -> None:
             f"{data_set.primary} has no connection to {data_set.secondary}",
             remote.next_step or "bring the link between the controllers up",
         )
-    again = context.facts.get("mark.asked") and remote.state in COPYING
+    again = context.facts.get("mark.asked") and remote.state is m.PairState.COPY
     if again or _split_by_us(context, remote):
         remote = await _mirror_again(context, "resync-remote")
     if remote.state is not m.PairState.PAIR:
@@ -85,7 +85,7 @@ async def resync_local(context: JobContext) -> None:
             "take the backup again",
         )
     record.message = context.facts["warning"]
-    if local.state not in COPYING:
+    if local.state is not m.PairState.COPY:
         context.facts["resync.asked"] = False
     quick = record.params.get("quick", False)
     await resync(context, node, local.name, "resync", m.Direction.FORWARD, begun=quick)
@@ -131,8 +131,7 @@ async def unmark(context: JobContext) -> None:
     await mirror_split_remote(context)
     local = await show_pair(context, data_set.secondary, facts["pair"])
     if local.state in SPLIT and local.backup_number == facts["number"]:
-        node = data_set.secondary
-        await resync(context, node, local.name, "resync-back", m.Direction.FORWARD)
+        await follow_again(context, local.name, "resync-back")
 
 
 async def mirror_split_remote(context: JobContext) -> None:
@@ -152,6 +151,8 @@ async def thaw(context: JobContext) -> None:
 
 async def receipt(context: JobContext) -> None:
     """Write down what was done."""
+    # It is a backup from here on: that it can't be looked at must not be its end.
+    await context.commit(True)
     record, facts = context.record, context.facts
     local = await show_pair(context, context.data_set.secondary, facts["pair"])
     if local.behind:

@@ -31,7 +31,7 @@ from hostagent.errors import FinalError, as_rejected
 from hostagent.jobs.context import JobContext
 from hostagent.jobs.ports import Ports
 from hostagent.jobs.record import JobRecord, Phase
-from hostagent.jobs.retry import CAREFUL, INSISTENT, RetryPolicy, wait_s
+from hostagent.jobs.retry import CAREFUL, INSISTENT, TRANSIENT, RetryPolicy, wait_s
 from hostagent.jobs.steps import ContinueAsError, EndEarlyError, JobTable, Step, StepWork
 from hostagent.programs import Blocking
 from hostagent.records import RecordError, RecordStore
@@ -354,8 +354,8 @@ class JobEngine:
     async def _attempts(self, job: _Job, work: StepWork, policy: Any) -> None:
         """Run a step until it succeeds or the policy gives up; raises RejectedError then."""
         context, record = job.context, job.context.record
-        began_s = self._ports.clock.monotonic()
-        attempts = 0
+        since_s: float | None = None
+        attempts = refused = 0
         while True:
             try:
                 await work(context)
@@ -372,11 +372,13 @@ class JobEngine:
                 )
             else:
                 return
+            now_s = self._ports.clock.monotonic()
+            since_s = now_s if since_s is None else since_s
             attempts += 1
-            since_s = self._ports.clock.monotonic() - began_s
+            refused += rejected.code not in TRANSIENT
             chosen: RetryPolicy = policy()
             final = isinstance(rejected, FinalError)
-            if final or not chosen.again(rejected.code, since_s, attempts):
+            if final or not chosen.again(rejected.code, now_s - since_s, refused):
                 raise rejected
             record.message = f"trying again: {rejected.message}"
             context.publish()

@@ -25,7 +25,14 @@ from hostagent.jobs import views
 from hostagent.jobs.becoming import decide, foresee
 from hostagent.jobs.conflicts import close_now, look_for_conflicts
 from hostagent.jobs.context import JobContext
-from hostagent.jobs.pairs import SPLIT, resync, show_pair
+from hostagent.jobs.pairs import (
+    SPLIT,
+    is_untouched,
+    note_copies_back,
+    refuse_overwritten,
+    resync,
+    show_pair,
+)
 from hostagent.jobs.recovering import databases_of, judge, recover, refuse_parts, start_again
 from hostagent.jobs.restore_files import (
     asked_of,
@@ -71,6 +78,7 @@ async def plan(context: JobContext) -> None:
             + (f": {first.reason}" if first.reason else ""),
             first.next_step or f"look at `trilun pair show {first.name}`",
         )
+    note_copies_back(context, first, anew=True)
     facts["overwritten"] = first.dirty_bytes
     facts["union"] = first.dirty_bytes + second.dirty_bytes
 
@@ -152,10 +160,17 @@ async def undo_split(context: JobContext) -> None:
                 f"`trilun pair resync {data_set.remote_pair} --forward`"
             ).removeprefix("; ")
         return
-    pair = await show_pair(context, data_set.primary, data_set.remote_pair)
-    if pair.state is m.PairState.PAIR:
+    await mirror_again(context, "resync-back")
+
+
+async def mirror_again(context: JobContext, key: str) -> None:
+    """Bring the second volume to what the first is. A pair in PAIR may have got there backwards."""
+    node, name = context.data_set.primary, context.data_set.remote_pair
+    await refuse_overwritten(context)
+    if (await show_pair(context, node, name)).state is m.PairState.PAIR:
         return
-    await resync(context, data_set.primary, pair.name, "resync-back", m.Direction.FORWARD)
+    await resync(context, node, name, key, m.Direction.FORWARD)
+    await refuse_overwritten(context)
 
 
 # ---------------------------------------------------------------- only forward from here
@@ -164,14 +179,20 @@ async def undo_split(context: JobContext) -> None:
 async def resync_first(context: JobContext) -> None:
     """Re-synchronise the first volume from the second."""
     data_set = context.data_set
-    # Said before it is asked: if the answer is lost, nobody may think that it wasn't begun.
-    await context.commit(True)
     try:
         pair = await resync(
-            context, data_set.primary, data_set.remote_pair, "resync", m.Direction.REVERSE
+            context,
+            data_set.primary,
+            data_set.remote_pair,
+            "resync",
+            m.Direction.REVERSE,
+            # Said before it is asked: if the answer is lost, nobody may think it wasn't begun.
+            ahead=lambda: context.commit(True),
         )
     except RejectedError as exc:
-        if exc.code not in UNANSWERED and not context.record.facts.get("resync.asked"):
+        # A link that breaks while it is being agreed is an answer, and no end of it: the
+        # primary remembers, and goes on with it by itself.
+        if context.committed and exc.code not in UNANSWERED and await is_untouched(context):
             await context.commit(False)
         raise
     context.record.facts["wire"] = {

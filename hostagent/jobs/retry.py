@@ -27,11 +27,11 @@ class RetryPolicy:
     transient_for_s: float
     other_attempts: int
 
-    def again(self, code: Code, since_s: float, attempts: int) -> bool:
-        """Whether to try once more, `since_s` after the first failure of `attempts`."""
+    def again(self, code: Code, since_s: float, refused: int) -> bool:
+        """Whether to try once more, `since_s` after the first failure, `refused` times for good."""
         if code in TRANSIENT:
             return since_s < self.transient_for_s
-        return attempts < self.other_attempts
+        return refused < self.other_attempts
 
 
 CAREFUL = RetryPolicy(transient_for_s=60.0, other_attempts=1)

@@ -20,8 +20,16 @@ from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from controller.api.undo import undo_label, undone_job
 from hostagent.config import DataSetConfig
+from hostagent.errors import FinalError
 from hostagent.jobs.context import JobContext
-from hostagent.jobs.pairs import COPYING, SPLIT, resync, show_pair, show_volume
+from hostagent.jobs.pairs import (
+    SPLIT,
+    follow_again,
+    refuse_overwritten,
+    resync,
+    show_pair,
+    show_volume,
+)
 from hostagent.jobs.slots import choose_for_undo
 from hostagent.jobs.survey import survey
 
@@ -155,6 +163,7 @@ async def split_again(context: JobContext) -> None:
     pair = await show_pair(context, data_set.primary, data_set.remote_pair)
     if pair.state in SPLIT:
         return
+    await refuse_overwritten(context)
     if pair.state is not m.PairState.PAIR:
         node = data_set.primary
         await resync(context, node, pair.name, "mirror-back", m.Direction.FORWARD)
@@ -173,7 +182,7 @@ async def fill(context: JobContext) -> None:
     if local.state in SPLIT and local.backup_number != record.facts["undo_slot_number"]:
         raise _taken(pair)
     record.message = record.facts["undo_warning"]
-    if local.state not in COPYING:
+    if local.state is not m.PairState.COPY:
         record.facts["fill.asked"] = False
     try:
         await resync(context, node, pair, "fill", m.Direction.FORWARD)
@@ -188,8 +197,22 @@ async def free(context: JobContext) -> None:
     if not pair:
         return
     if _is_ours(context, await show_pair(context, node, pair)):
-        params = m.PairResync(name=pair, direction=m.Direction.FORWARD)
-        await context.ask(node, "pair.resync", params, m.PairInfo, "free")
+        await _refuse_needed(context, pair)
+        await follow_again(context, pair, "free")
+
+
+async def _refuse_needed(context: JobContext, pair: str) -> None:
+    """FinalError where the slot may have the only copy of what the first volume held."""
+    job = context.record.id
+    try:
+        await refuse_overwritten(context)
+    except FinalError as exc:
+        raise FinalError(
+            f"{exc.message}: slot '{pair}' keeps that",
+            f"`trilun restore undo {job}` brings it back, once the pair is in PAIR; "
+            f"`trilun restore drop-undo {job}` gives it up",
+            exc.code,
+        ) from exc
 
 
 # ---------------------------------------------------------------- host 1 has let go

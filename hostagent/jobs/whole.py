@@ -22,9 +22,9 @@ from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from hostagent.jobs import checking, undo
 from hostagent.jobs.context import JobContext
-from hostagent.jobs.pairs import SPLIT, resync, show_pair, wait_copied
+from hostagent.jobs.pairs import SPLIT, note_copies_back, resync, show_pair, wait_copied
 from hostagent.jobs.recovering import databases_of, judge, recover
-from hostagent.jobs.restore import reclaim, release, resync_first
+from hostagent.jobs.restore import mirror_again, reclaim, release, resync_first
 from hostagent.jobs.slots import named
 from hostagent.jobs.steps import EndEarlyError, JobTable, Step
 from hostagent.jobs.survey import choose_source, source_of, written_since
@@ -75,6 +75,7 @@ async def plan(context: JobContext) -> None:
             + (f": {first.reason}" if first.reason else ""),
             first.next_step or f"look at `trilun pair show {first.name}`",
         )
+    note_copies_back(context, first, anew=True)
     await undo.choose_slot(context, source, first)
     since_bytes = await written_since(context)
     record.plan = _plan_of(context, source, first.dirty_bytes, second.dirty_bytes, since_bytes)
@@ -152,9 +153,7 @@ async def undo_split(context: JobContext) -> None:
                 f"`trilun pair resync {data_set.remote_pair} --forward`"
             ).removeprefix("; ")
         return
-    pair = await show_pair(context, data_set.primary, data_set.remote_pair)
-    if pair.state is not m.PairState.PAIR:
-        await resync(context, data_set.primary, pair.name, "resync-back", m.Direction.FORWARD)
+    await mirror_again(context, "resync-back")
 
 
 # ---------------------------------------------------------------- the third, to the second

@@ -85,7 +85,7 @@ class GroupRig(Rig):
                 await self.b.until(pair, S.PAIR)
 
 
-async def _another(a: Running, b: Running) -> None:
+async def another_chain(a: Running, b: Running) -> None:
     """A second chain with two thirds, and a second third of the first one."""
     await a.do("volume.create", m.VolumeCreate(name="first-log", size_bytes=SIZE))
     for name in ("second-log", "log-1", "log-2", "third-2"):
@@ -108,6 +108,22 @@ async def _another(a: Running, b: Running) -> None:
     await a.do("group.create", m.GroupCreate(name="g", pairs=["remote", "remote-log"]))
 
 
+def both() -> list[DataSetConfig]:
+    """The data sets of both chains, with two slots each."""
+    one = data_set(("third", "local"), ("third-2", "local-2"))
+    log = data_set(("log-1", "log-1"), ("log-2", "log-2")).model_copy(
+        update={
+            "name": "log",
+            "first": "first-log",
+            "remote_pair": "remote-log",
+            "second": "second-log",
+            "mountpoint": Path("/srv/log"),
+            "freeze_ttl_s": 5.0,
+        }
+    )
+    return [one, log]
+
+
 @asynccontextmanager
 async def two_chains(
     directory: Path,
@@ -115,19 +131,8 @@ async def two_chains(
     """Both controllers, and the data sets of the group."""
     async with two_nodes(directory) as (a, b):
         await chain(a, b, SIZE)
-        await _another(a, b)
-        one = data_set(("third", "local"), ("third-2", "local-2"))
-        log = data_set(("log-1", "log-1"), ("log-2", "log-2")).model_copy(
-            update={
-                "name": "log",
-                "first": "first-log",
-                "remote_pair": "remote-log",
-                "second": "second-log",
-                "mountpoint": Path("/srv/log"),
-                "freeze_ttl_s": 5.0,
-            }
-        )
-        yield a, b, [one, log]
+        await another_chain(a, b)
+        yield a, b, both()
 
 
 @asynccontextmanager

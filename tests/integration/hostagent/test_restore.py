@@ -44,6 +44,7 @@ class Controllers:
         self.images = {name: folder / name for name in ("v1", "v2", "v3")}
         make_image(self.images["v1"], filesystem)
         self.remote, self.local = P.PAIR, P.PAIR
+        self.copies_back = 0
         self.writable = False
         for name in ("v2", "v3"):
             self.mirror("v1", name)
@@ -86,6 +87,7 @@ class Controllers:
             self.local = P.PAIR
         else:
             reverse = params.direction is m.Direction.REVERSE
+            self.copies_back += reverse
             self.mirror(*(("v2", "v1") if reverse else ("v1", "v2")))
             self.remote = P.PAIR
         return self._pair(params.name)
@@ -139,6 +141,8 @@ class Controllers:
             fence=m.Fence.NEVER,
             dirty_bytes=0,
             generation="g",
+            goal="split" if (self.remote if remote else self.local) is P.PSUS else "mirror",
+            copies_back=self.copies_back if remote else 0,
         )
 
 

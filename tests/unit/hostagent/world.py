@@ -94,6 +94,8 @@ class World:
     third: dict[str, str] = field(default_factory=lambda: {"a": "good", "b": "old"})
     remote: P = P.PAIR
     local: P = P.PSUS
+    copies_back: int = 0
+    """Into the first volume."""
     views: set[str] = field(default_factory=set)
     mounted: dict[str, str] = field(default_factory=dict)
     """Key to volume, on host 2."""
@@ -191,6 +193,7 @@ class World:
         if params.direction is m.Direction.REVERSE:
             assert not self.first_mounted, "law L12"
             self.remote = P.RCPY
+            self.copies_back += 1
         else:
             self.remote = P.COPY
         return self._pair(node, "rp", self.remote)
@@ -271,6 +274,8 @@ class World:
             fence=m.Fence.NEVER,
             dirty_bytes=4096 if state is P.PSUS else 0,
             generation="g",
+            goal="split" if state is P.PSUS else "reverse" if state is P.RCPY else "mirror",
+            copies_back=self.copies_back if remote else 0,
             progress=m.Progress(done_bytes=1, left_bytes=1, rate_bytes_per_s=1, eta_s=1),
             resync_payload_bytes=8192,
             resync_wire_bytes=9000,

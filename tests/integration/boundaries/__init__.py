@@ -1,0 +1,1 @@
+"""Jobs of an agent, broken at each boundary of a step and at each message of the controllers."""
