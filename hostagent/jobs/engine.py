@@ -1,10 +1,10 @@
 """The job engine: moves jobs through their tables of steps, forward or back, across restarts.
 
-Owns which job runs, its record on disk (saved before every step), retries, and the undo. The
-rules:
+Owns which job runs, and which is remembered; `driver` has the moving. The rules:
 
   - A step is run again when the agent died in it, so every step and every undo is idempotent.
-  - A failed step undoes itself and everything before it, last first; the job ends FAILED.
+  - A failed step undoes itself and everything before it, last first; the job ends FAILED. What
+    can't wait for that (host 1's volume) is tried ahead of it.
   - After `commit` nothing is undone: the step is tried again for long, and if it is given up
     the job ends FAILED where it stands, and says so.
   - One job a data set at a time. Cancelling a job is undoing it.
@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import structlog
@@ -27,12 +25,12 @@ from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from controller.api.messages import JobInfo, JobKind, JobState
 from hostagent.config import DataSetConfig
-from hostagent.errors import FinalError, as_rejected
+from hostagent.errors import as_rejected
 from hostagent.jobs.context import JobContext
+from hostagent.jobs.driver import Driver, Job
 from hostagent.jobs.ports import Ports
 from hostagent.jobs.record import JobRecord, Phase
-from hostagent.jobs.retry import CAREFUL, INSISTENT, TRANSIENT, RetryPolicy, wait_s
-from hostagent.jobs.steps import ContinueAsError, EndEarlyError, JobTable, Step, StepWork
+from hostagent.jobs.steps import JobTable
 from hostagent.programs import Blocking
 from hostagent.records import RecordError, RecordStore
 
@@ -42,17 +40,6 @@ MAX_ENDED_LOOKS = 3
 """Looks leave no receipt, and would crowd those out that do."""
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
-
-
-class _Job:
-    """A job in memory: its context, and the task that drives it."""
-
-    def __init__(self, context: JobContext) -> None:
-        self.context = context
-        self.task: asyncio.Task[None] | None = None
-        self.cancel_asked = False
-        self.turned = asyncio.Event()
-        """Set when a cancelled job has begun, durably, to be undone."""
 
 
 class JobEngine:
@@ -71,8 +58,8 @@ class JobEngine:
         self._store = store
         self._blocking = blocking
         self._ports = ports
-        self._jobs: dict[str, _Job] = {}
-        self._closed = False
+        self._jobs: dict[str, Job] = {}
+        self._driver = Driver(node, tables, ports)
 
     async def load(self, data_sets: dict[str, DataSetConfig]) -> None:
         """Read the records and go on with every job that was running."""
@@ -192,7 +179,7 @@ class JobEngine:
 
     async def stop(self) -> None:
         """Interrupt what runs, leaving it to be resumed."""
-        self._closed = True
+        self._driver.closed = True
         tasks = [job.task for job in self._jobs.values() if job.task is not None]
         for job in self._jobs.values():
             job.context.stop()
@@ -202,7 +189,7 @@ class JobEngine:
 
     # -- jobs in memory
 
-    def _find(self, job_id: str) -> _Job:
+    def _find(self, job_id: str) -> Job:
         job = self._jobs.get(job_id)
         if job is None:
             raise RejectedError(
@@ -222,9 +209,9 @@ class JobEngine:
                     f"wait for it with `trilun job show {record.id}`, or cancel it",
                 )
 
-    def _add(self, record: JobRecord, data_sets: list[DataSetConfig]) -> _Job:
+    def _add(self, record: JobRecord, data_sets: list[DataSetConfig]) -> Job:
         steps = self._tables[record.kind].names
-        job = _Job(
+        job = Job(
             JobContext(
                 self._node, record, data_sets, steps, self._ports, self._store, self._blocking
             )
@@ -241,9 +228,9 @@ class JobEngine:
             # What was asked then was for a moment that has passed: ask anew.
             record.round += 1
 
-    def _start(self, job: _Job) -> None:
+    def _start(self, job: Job) -> None:
         name = f"job {job.context.record.id}"
-        job.task = asyncio.create_task(self._drive(job), name=name)
+        job.task = asyncio.create_task(self._driver.drive(job), name=name)
         job.task.add_done_callback(_tell_of_crash)
 
     async def _forget_old(self) -> None:
@@ -255,138 +242,6 @@ class JobEngine:
             del self._jobs[record.id]
             self._ports.forget(record.id)
             await self._blocking.run(self._store.delete, record.id)
-
-    # -- moving through the table
-
-    async def _drive(self, job: _Job) -> None:
-        record = job.context.record
-        while record.phase is not Phase.ENDED:
-            table = self._tables[record.kind]
-            step = table.steps[record.step]
-            try:
-                if record.phase is Phase.FORWARD:
-                    await self._forward(job, step, len(table.steps))
-                else:
-                    await self._back(job, step)
-            except asyncio.CancelledError:
-                if self._closed or not job.cancel_asked or record.phase is not Phase.FORWARD:
-                    raise
-                task = asyncio.current_task()
-                assert task is not None
-                task.uncancel()
-                job.context.interrupted.clear()
-                await self._turn(job, JobState.CANCELLED)
-        _log.info("job ended", job=record.id, state=record.state.value, error=record.error)
-
-    async def _forward(self, job: _Job, step: Step, count: int) -> None:
-        context, record = job.context, job.context.record
-        await context.save()
-        _log.info("job step", job=record.id, step=step.name)
-        try:
-            with self._timed(record, step.name):
-                await self._attempts(job, step.run, lambda: _policy(context))
-        except EndEarlyError:
-            await self._turn(job, JobState.DONE)
-            return
-        except ContinueAsError as exc:
-            _log.info("job goes on as another kind", job=record.id, kind=exc.kind.value)
-            context.become(exc.kind, self._tables[exc.kind].names, exc.step, exc.why)
-            return
-        except RejectedError as exc:
-            record.error, record.code = f"{step.name}: {exc.message}", exc.code
-            record.next_step = exc.next_step
-            if context.committed:
-                record.error += "; what was done stays: nothing is undone"
-                if not isinstance(exc, FinalError):
-                    go_on = f"go on with `trilun job resume {record.id}`"
-                    record.next_step = f"{exc.next_step}; then {go_on}".removeprefix("; then ")
-                await self._end(job, JobState.FAILED)
-            else:
-                await self._turn(job, JobState.FAILED)
-            return
-        record.message = ""
-        if record.step + 1 == count:
-            await self._end(job, JobState.DONE)
-        else:
-            record.step += 1
-
-    @contextmanager
-    def _timed(self, record: JobRecord, step: str) -> Iterator[None]:
-        began_s = self._ports.clock.monotonic()
-        try:
-            yield
-        finally:
-            took_s = self._ports.clock.monotonic() - began_s
-            record.step_s[step] = record.step_s.get(step, 0.0) + took_s
-
-    async def _back(self, job: _Job, step: Step) -> None:
-        context, record = job.context, job.context.record
-        await context.save()
-        if step.undo is not None:
-            try:
-                await self._attempts(job, step.undo, lambda: INSISTENT)
-            except RejectedError as exc:
-                _log.error("undo failed", job=record.id, step=step.name, problem=exc.message)
-                undone = f"undoing '{step.name}' failed: {exc.message}"
-                record.error = f"{record.error}; {undone}" if record.error else undone
-                record.code = exc.code if record.code is Code.OK else record.code
-                record.next_step = exc.next_step or record.next_step
-                record.ends_as = JobState.FAILED
-        if record.step == 0:
-            await self._end(job, record.ends_as)
-        else:
-            record.step -= 1
-
-    async def _turn(self, job: _Job, ends_as: JobState) -> None:
-        record = job.context.record
-        record.phase, record.ends_as = Phase.UNDO, ends_as
-        record.message = "cleaning up" if ends_as is JobState.DONE else "undoing"
-        await job.context.save()
-        job.turned.set()
-
-    async def _end(self, job: _Job, state: JobState) -> None:
-        record = job.context.record
-        record.phase, record.ends_as = Phase.ENDED, state
-        record.ended_at = self._ports.clock.time()
-        record.message = ""
-        await job.context.save()
-
-    async def _attempts(self, job: _Job, work: StepWork, policy: Any) -> None:
-        """Run a step until it succeeds or the policy gives up; raises RejectedError then."""
-        context, record = job.context, job.context.record
-        since_s: float | None = None
-        attempts = refused = 0
-        while True:
-            try:
-                await work(context)
-            except (RejectedError, OSError) as exc:
-                rejected = as_rejected(exc)
-            except (EndEarlyError, ContinueAsError):
-                raise
-            except Exception as exc:  # noqa: BLE001 - a job's mistake must not end the agent
-                _log.exception("job step failed unexpectedly", job=record.id)
-                rejected = RejectedError(
-                    Code.INTERNAL,
-                    f"internal error: {type(exc).__name__}: {exc}",
-                    f"look for job {record.id} in the log of {self._node}, and report it",
-                )
-            else:
-                return
-            now_s = self._ports.clock.monotonic()
-            since_s = now_s if since_s is None else since_s
-            attempts += 1
-            refused += rejected.code not in TRANSIENT
-            chosen: RetryPolicy = policy()
-            final = isinstance(rejected, FinalError)
-            if final or not chosen.again(rejected.code, now_s - since_s, refused):
-                raise rejected
-            record.message = f"trying again: {rejected.message}"
-            context.publish()
-            await self._ports.pause(wait_s(attempts))
-
-
-def _policy(context: JobContext) -> RetryPolicy:
-    return INSISTENT if context.committed else CAREFUL
 
 
 def _tell_of_crash(task: asyncio.Task[None]) -> None:

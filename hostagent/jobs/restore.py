@@ -134,10 +134,17 @@ async def reclaim(context: JobContext) -> None:
     params = m.FsReclaim(data_set=data_set.name, job=record.id)
     there = await context.ask(data_set.host1, "fs.reclaim", params, m.HostFs, "reclaim")
     released_at = record.facts.get("released_at")
-    if released_at is not None:
+    if released_at is not None and "released_s" not in record.facts:
         record.facts["released_s"] = max(0.0, context.ports.clock.time() - released_at)
     if not context.committed:
         await start_again(context, there)
+
+
+async def give_back(context: JobContext) -> None:
+    """Host 1 gets its volume before all else is undone, which may have to wait for the link."""
+    if "released_at" in context.record.facts:
+        await refuse_overwritten(context)
+        await reclaim(context)
 
 
 async def split(context: JobContext) -> None:
@@ -169,7 +176,13 @@ async def mirror_again(context: JobContext, key: str) -> None:
     await refuse_overwritten(context)
     if (await show_pair(context, node, name)).state is m.PairState.PAIR:
         return
-    await resync(context, node, name, key, m.Direction.FORWARD)
+    try:
+        await resync(context, node, name, key, m.Direction.FORWARD)
+    except RejectedError as exc:
+        then = f"then `trilun pair resync {name} --forward`"
+        raise RejectedError(
+            exc.code, exc.message, f"{exc.next_step}; {then}".removeprefix("; then ")
+        ) from exc
     await refuse_overwritten(context)
 
 
@@ -255,5 +268,6 @@ RESTORE = JobTable(
         Step("recover", recover),
         Step("receipt", receipt),
         Step("databases", judge, resume_at="recover"),
-    )
+    ),
+    ahead_of_undo=give_back,
 )

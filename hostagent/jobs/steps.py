@@ -45,6 +45,9 @@ class JobTable:
     """The steps of one kind of job, in order."""
 
     steps: tuple[Step, ...]
+    ahead_of_undo: StepWork | None = None
+    """What can't wait for the undo of the last steps, which may take long. Tried for a short time
+    only: the undo of its own step does it again."""
 
     @property
     def names(self) -> list[str]:

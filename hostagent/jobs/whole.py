@@ -24,7 +24,7 @@ from hostagent.jobs import checking, undo
 from hostagent.jobs.context import JobContext
 from hostagent.jobs.pairs import SPLIT, note_copies_back, resync, show_pair, wait_copied
 from hostagent.jobs.recovering import databases_of, judge, recover
-from hostagent.jobs.restore import mirror_again, reclaim, release, resync_first
+from hostagent.jobs.restore import give_back, mirror_again, reclaim, release, resync_first
 from hostagent.jobs.slots import named
 from hostagent.jobs.steps import EndEarlyError, JobTable, Step
 from hostagent.jobs.survey import choose_source, source_of, written_since
@@ -251,5 +251,6 @@ WHOLE = JobTable(
         Step("recover", recover),
         Step("receipt", receipt),
         Step("databases", judge, resume_at="recover"),
-    )
+    ),
+    ahead_of_undo=give_back,
 )

@@ -267,7 +267,8 @@ class Rig:
                     undo=step.undo and self._around(f"undo {step.name}", step.undo),
                 )
                 for step in table.steps
-            )
+            ),
+            table.ahead_of_undo,
         )
 
     def _around(self, name: str, work: StepWork) -> StepWork:

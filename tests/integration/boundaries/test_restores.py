@@ -25,6 +25,7 @@ from tests.integration.boundaries.kit import (
     What,
     breaking_rig,
 )
+from tests.rig import eventually
 
 COPY_BACK = [
     "primary says Report",
@@ -188,3 +189,49 @@ async def test_files_that_are_undone(
         assert info.state is JobState.FAILED
         assert kit.a.image("first") == now
         assert kit.b.image("third") == then
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "step"),
+    [
+        (JobKind.WHOLE, "resync-second"),
+        (JobKind.WHOLE, "resync"),
+        (JobKind.RESTORE, "copy"),
+    ],
+)
+async def test_host_1_does_not_wait_for_the_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: JobKind, step: str, cancelled: bool
+) -> None:
+    """What is undone waits for the link for an hour; the first volume was never touched."""
+    async with breaking_rig(tmp_path, monkeypatch) as kit:
+        kit.files.nothing_else = False
+        _, now = await backed_up(kit)
+        kit.at, kit.what, kit.away_s = f"step {step} begins", "link", 4000.0
+        back_at: list[float] = []
+        engine = kit.engine()
+        asked = {"from_backup": "", "dry_run": False, "force": False}
+        params: dict[str, object] = FILES if kind is JobKind.RESTORE else dict(asked)
+        info, _ = await engine.begin(kind, [kit.config], "long", params)
+
+        async def reclaimed() -> None:
+            back_at.append(kit.clock.now_s)
+
+        kit.meanwhile["after fs.reclaim"] = reclaimed
+        began_s = kit.clock.now_s
+        if cancelled:
+            await eventually(lambda: kit.dead and not kit.a.node.links.connected("b"))
+            await engine.cancel(info.id)
+        info = await engine.wait(info.id)
+        assert info.state is JobState.FAILED
+        assert "undoing 'split' failed" in info.error
+        assert "trilun pair resync remote --forward" in info.next_step
+        assert back_at
+        assert back_at[0] - began_s < 200
+        assert kit.released_for == ""
+        assert kit.a.image("first") == now
+        assert kit.a.volume("first").access.value == "read_write"
+        await kit.mend()
+        await kit.a.do("pair.resync", m.PairResync(name="remote", direction=m.Direction.FORWARD))
+        await kit.in_sync()
+        assert kit.b.image("second") == now

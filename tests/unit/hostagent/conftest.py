@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hostagent.jobs.engine import JobEngine
+from hostagent.jobs.driver import Driver
 from hostagent.programs import Blocking
 from tests.unit.hostagent.kit import Kit
 from tests.unit.hostagent.world import KilledError, World
@@ -34,9 +34,9 @@ def kit(world: World, tmp_path: Path, blocking: Blocking) -> Kit:
 @pytest.fixture(autouse=True)
 def quiet_deaths(monkeypatch: pytest.MonkeyPatch) -> None:
     """A killed engine's task would otherwise end the test's loop, as BaseExceptions do."""
-    original = JobEngine._drive
+    original = Driver.drive
 
-    async def drive(self: JobEngine, job: object) -> None:
+    async def drive(self: Driver, job: object) -> None:
         try:
             await original(self, job)  # type: ignore[arg-type]
         except KilledError as exc:
@@ -56,5 +56,5 @@ def quiet_deaths(monkeypatch: pytest.MonkeyPatch) -> None:
             task.exception()
 
     monkeypatch.setattr("hostagent.jobs.engine._tell_of_crash", taken_note)
-    monkeypatch.setattr(JobEngine, "_drive", drive)
+    monkeypatch.setattr(Driver, "drive", drive)
     monkeypatch.setattr(asyncio, "gather", gather)

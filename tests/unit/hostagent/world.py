@@ -476,7 +476,8 @@ class World:
                     step.resume_at,
                 )
                 for step in table.steps
-            )
+            ),
+            table.ahead_of_undo,
         )
 
     def _around(self, name: str, work: StepWork) -> StepWork:
