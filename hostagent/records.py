@@ -33,6 +33,11 @@ class RecordStore:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
+    @property
+    def directory(self) -> Path:
+        """Where they are."""
+        return self._directory
+
     def save(self, name: str, body: dict[str, Any]) -> None:
         """Replace a record; when this returns, it survives a crash."""
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -21,11 +21,13 @@ from hostagent.copying.content import Work
 from hostagent.jobs.meter import Meter
 from hostagent.jobs.ports import Ports
 from hostagent.jobs.record import JobRecord
-from hostagent.jobs.retry import UNANSWERED
+from hostagent.jobs.retry import UNANSWERED, wait_s
 from hostagent.programs import Blocking
 from hostagent.records import RecordStore
 
 InfoT = TypeVar("InfoT", bound=m.Info)
+SAVE_FOR_S = 600.0
+"""How long a disk that refuses the record is asked again."""
 _COMMITTED = "committed"
 _PARTS = "parts"
 
@@ -37,6 +39,7 @@ class _Shared:
     steps: list[str]
     progress: m.Progress | None = None
     stopping: bool = False
+    stands_still: RejectedError | None = None
 
 
 class JobContext:
@@ -120,17 +123,63 @@ class JobContext:
         self.record.facts[_COMMITTED] = committed
         await self.save()
 
-    async def save(self) -> None:
-        """Make the record durable and tell operators."""
+    async def save(self, *, once: bool = False) -> None:
+        """Make the record durable and tell operators.
+
+        A disk that refuses is asked again for a while (a file is written anew each time), unless
+        `once` is enough: the caller answers somebody. Raises OSError then.
+        """
+        clock, message = self.ports.clock, self.record.message
+        began_s, attempts = clock.monotonic(), 0
+        while True:
+            try:
+                await self._write()
+            except OSError as exc:
+                attempts += 1
+                if once or clock.monotonic() - began_s > SAVE_FOR_S:
+                    raise
+                problem = exc.strerror or str(exc)
+                self.record.message = (
+                    f"waiting: the job's record can't be saved: {problem}; make room in "
+                    f"{self._store.directory}"
+                )
+                self.publish()
+                await self.ports.pause(wait_s(attempts))
+            else:
+                break
+            finally:
+                self.record.message = message
+        self._shared.progress = None
+        self.publish()
+
+    async def _write(self) -> None:
         async with self._saving:
             body = self.record.model_dump(mode="json")
             await self._blocking.run(self._store.save, self.record.id, body)
-        self._shared.progress = None
+
+    @property
+    def stands_still(self) -> bool:
+        """Nobody drives the job, although it hasn't ended."""
+        return self._shared.stands_still is not None
+
+    def stand_still(self, problem: RejectedError | None) -> None:
+        """Show why nobody drives the job; None when somebody does again."""
+        self._shared.stands_still = problem
         self.publish()
 
     def info(self) -> m.JobInfo:
         """The job as operators see it now."""
-        return self.record.info(self._node, self._shared.steps, self._shared.progress)
+        info = self.record.info(self._node, self._shared.steps, self._shared.progress)
+        problem = self._shared.stands_still
+        if problem is None:
+            return info
+        told = {
+            "state": m.JobState.FAILED,
+            "error": f"it stands still at '{info.step}': {problem.message}",
+            "code": problem.code,
+            "next_step": problem.next_step,
+        }
+        return info.model_copy(update=told)
 
     def publish(self) -> None:
         """Tell operators how the job is."""

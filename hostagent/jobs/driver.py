@@ -2,7 +2,8 @@
 
 Owns the order of things: the record is saved before every step, a step is tried again as its
 errors allow, and a failed one turns the job round. The rules are the engine's. Must not know what
-a step does, nor which other jobs there are.
+a step does, nor which other jobs there are. A job that can't be moved, because its record can't be
+saved, stands still and says so.
 """
 
 from __future__ import annotations
@@ -51,8 +52,34 @@ class Driver:
         """The agent stops: what is interrupted is left to be resumed."""
 
     async def drive(self, job: Job) -> None:
-        """Take a job to its end."""
+        """Take a job to its end, or say why it stands still."""
+        try:
+            await self._move(job)
+        except Exception as exc:  # noqa: BLE001 - nobody else would tell what became of the job
+            _log.exception("job stands still", job=job.context.record.id)
+            job.context.stand_still(self._problem(job.context.record, exc))
+
+    def _problem(self, record: JobRecord, exc: Exception) -> RejectedError:
+        if not isinstance(exc, OSError):
+            exc = self._unexpected(record, exc)
+        rejected = as_rejected(exc)
+        go_on = f"go on with `trilun job resume {record.id}`"
+        if not record.facts.get("committed"):
+            go_on += f", or undo it with `trilun job cancel {record.id}`"
+        return RejectedError(rejected.code, rejected.message, f"{rejected.next_step}; then {go_on}")
+
+    def _unexpected(self, record: JobRecord, exc: Exception) -> RejectedError:
+        return RejectedError(
+            Code.INTERNAL,
+            f"internal error: {type(exc).__name__}: {exc}",
+            f"look for job {record.id} in the log of {self._node}, and report it",
+        )
+
+    async def _move(self, job: Job) -> None:
         record = job.context.record
+        if job.cancel_asked and record.phase is Phase.FORWARD:
+            job.context.interrupted.clear()
+            await self._turn(job, JobState.CANCELLED)
         while record.phase is not Phase.ENDED:
             table = self._tables[record.kind]
             step = table.steps[record.step]
@@ -152,10 +179,16 @@ class Driver:
 
     async def _end(self, job: Job, state: JobState) -> None:
         record = job.context.record
+        phase = record.phase
         record.phase, record.ends_as = Phase.ENDED, state
         record.ended_at = self._ports.clock.time()
         record.message = ""
-        await job.context.save()
+        try:
+            await job.context.save()
+        except BaseException:
+            # It has not ended before that is on disk.
+            record.phase = phase
+            raise
 
     async def _attempts(self, job: Job, work: StepWork, policy: Any) -> None:
         """Run a step until it succeeds or the policy gives up; raises RejectedError then."""
@@ -171,11 +204,7 @@ class Driver:
                 raise
             except Exception as exc:  # noqa: BLE001 - a job's mistake must not end the agent
                 _log.exception("job step failed unexpectedly", job=record.id)
-                rejected = RejectedError(
-                    Code.INTERNAL,
-                    f"internal error: {type(exc).__name__}: {exc}",
-                    f"look for job {record.id} in the log of {self._node}, and report it",
-                )
+                rejected = self._unexpected(record, exc)
             else:
                 return
             now_s = self._ports.clock.monotonic()

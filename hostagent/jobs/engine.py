@@ -111,7 +111,7 @@ class JobEngine:
         )
         job = self._add(record, several)
         try:
-            await job.context.save()
+            await job.context.save(once=True)
         except OSError as exc:
             del self._jobs[job_id]
             raise as_rejected(exc) from exc
@@ -132,6 +132,8 @@ class JobEngine:
         """Undo a running job; False when there is nothing to cancel. Raises RejectedError."""
         job = self._find(job_id)
         record = job.context.record
+        if record.phase is Phase.UNDO and job.context.stands_still:
+            return self._go_on(job)
         if record.phase is not Phase.FORWARD:
             return job.context.info(), False
         if job.context.committed:
@@ -142,17 +144,25 @@ class JobEngine:
             )
         assert job.task is not None
         job.cancel_asked = True
-        job.context.interrupted.set()
-        job.task.cancel()
+        if job.context.stands_still:
+            self._go_on(job)
+        else:
+            job.context.interrupted.set()
+            job.task.cancel()
         turned = asyncio.create_task(job.turned.wait())
         await asyncio.wait({turned, job.task}, return_when=asyncio.FIRST_COMPLETED)
         turned.cancel()
         return job.context.info(), True
 
     async def resume(self, job_id: str) -> tuple[JobInfo, bool]:
-        """Go on with a job that failed where only forward is possible; False when it runs."""
+        """Go on with a job that failed where only forward is possible, or that stands still.
+
+        False when it runs.
+        """
         job = self._find(job_id)
         record = job.context.record
+        if job.context.stands_still:
+            return self._go_on(job)
         if record.phase is not Phase.ENDED:
             return job.context.info(), False
         if record.ends_as is not JobState.FAILED or not job.context.committed:
@@ -162,11 +172,24 @@ class JobEngine:
                 "give its command again",
             )
         self.check_free(record.data_sets)
+        before = record.model_copy()
         record.phase, record.ends_as, record.ended_at = Phase.FORWARD, JobState.RUNNING, 0.0
         record.error, record.code, record.next_step = "", Code.OK, ""
         self._rewind(record)
         record.round += 1
-        await job.context.save()
+        try:
+            await job.context.save(once=True)
+        except OSError as exc:
+            for field in ("phase", "ends_as", "ended_at", "error", "code", "next_step", "step"):
+                setattr(record, field, getattr(before, field))
+            raise as_rejected(exc) from exc
+        self._start(job)
+        return job.context.info(), True
+
+    def _go_on(self, job: Job) -> tuple[JobInfo, bool]:
+        """Drive a job that stands still, as at the next start of the agent."""
+        job.context.stand_still(None)
+        self._rewind(job.context.record)
         self._start(job)
         return job.context.info(), True
 
@@ -203,6 +226,12 @@ class JobEngine:
             record = other.context.record
             taken = sorted(set(record.data_sets) & set(data_sets))
             if taken and record.phase is not Phase.ENDED:
+                if other.context.stands_still:
+                    info = other.context.info()
+                    raise RejectedError(
+                        Code.IN_USE, f"job {record.id} has '{taken[0]}', {info.error}",
+                        info.next_step,
+                    )  # fmt: skip
                 raise RejectedError(
                     Code.IN_USE,
                     f"job {record.id} is working on '{taken[0]}'",
