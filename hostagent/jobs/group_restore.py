@@ -29,7 +29,7 @@ from hostagent.jobs import checking, undo, whole
 from hostagent.jobs.context import JobContext
 from hostagent.jobs.group_plan import plan, settle_next_steps
 from hostagent.jobs.member import Member, each, members, together
-from hostagent.jobs.pairs import SPLIT, show_pair
+from hostagent.jobs.pairs import is_untouched, refuse_overwritten
 from hostagent.jobs.recovering import databases_in, judge, recover, start_again
 from hostagent.jobs.restore import release, resync_first
 from hostagent.jobs.retry import UNANSWERED
@@ -139,11 +139,19 @@ async def reclaim(context: JobContext) -> None:
         raise together(failed)
 
 
+async def give_back(context: JobContext) -> None:
+    """Host 1 gets its volumes before all else is undone, which may have to wait for the link."""
+    parts = members(context)
+    if any("released_at" in part.facts for part in parts):
+        await each(parts, refuse_overwritten)
+        await reclaim(context)
+
+
 async def _mount(part: Member) -> m.HostFs:
     params = m.FsReclaim(data_set=part.data_set.name, job=part.record.id)
     there = await part.ask(part.data_set.host1, "fs.reclaim", params, m.HostFs, "reclaim")
     released_at = part.facts.get("released_at")
-    if released_at is not None:
+    if released_at is not None and "released_s" not in part.facts:
         part.facts["released_s"] = max(0.0, part.ports.clock.time() - released_at)
     return there
 
@@ -265,7 +273,8 @@ async def _begin(context: JobContext, parts: list[Member]) -> None:
     except RejectedError as exc:
         if exc.code in UNANSWERED:
             raise
-        begun = [part for part in parts if await _has_begun(part)]
+        # A link that breaks while it is being agreed is an answer, and no end of it.
+        begun = [part for part in parts if not await is_untouched(part)]
         if not begun:
             await context.commit(False)
             raise
@@ -273,11 +282,6 @@ async def _begin(context: JobContext, parts: list[Member]) -> None:
         part.facts["resync.asked"] = True
     record.facts["begun"] = True
     await context.save()
-
-
-async def _has_begun(part: Member) -> bool:
-    data_set = part.data_set
-    return (await show_pair(part, data_set.primary, data_set.remote_pair)).state not in SPLIT
 
 
 # ---------------------------------------------------------------- behind it
@@ -365,5 +369,6 @@ GROUP_RESTORE = JobTable(
         Step("recover", recover_all),
         Step("receipt", receipt),
         Step("databases", judge_all, resume_at="recover"),
-    )
+    ),
+    ahead_of_undo=give_back,
 )

@@ -44,10 +44,10 @@ class Member(JobContext):
         del committed
         await self.save()
 
-    async def save(self) -> None:
+    async def save(self, *, once: bool = False) -> None:
         """Make the whole job's record durable."""
         self._part.record.message = self.record.message
-        await self._part.save()
+        await self._part.save(once=once)
 
     def publish(self) -> None:
         """Tell operators how the whole job is."""
