@@ -16,6 +16,7 @@ from deploy.labs import data_sets, roles
 from deploy.labs.lab import Lab, directory_of_choice
 from deploy.labs.problem import LabError
 from deploy.labs.terminal import follow
+from deploy.labs.terminated import TerminatedError
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -168,5 +169,7 @@ if __name__ == "__main__":
     except (LabError, TimeoutError) as error:
         print(f"lab: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, LabError) else 1)
+    except TerminatedError as error:
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -110,15 +110,10 @@ class Channel:
     ) -> Ran:
         """Run a command to its end; CommandError quotes what it said when it fails."""
         call = self.start(*argv, **more)
+        call.write(stdin)
+        call.end_input()
         with call.link:
-            # Beside the reading: a command that answers while it is fed would fill both ways.
-            feeding = threading.Thread(target=call.feed, args=(stdin,))
-            feeding.start()
-            try:
-                ran = call.wait(timeout_s)
-            finally:
-                call.hang_up()
-                feeding.join()
+            ran = call.wait(timeout_s)
         if check and ran.code != 0:
             said = (ran.stderr.decode(errors="replace").strip() or ran.text)[-2000:]
             raise CommandError(f"{' '.join(argv)}: exit {ran.code}: {said}")
@@ -127,37 +122,31 @@ class Channel:
 
 @dataclass
 class Call:
-    """A command that runs. Closing `link` kills it."""
+    """A command that runs. Closing `link` kills it.
+
+    What it is given waits here until `step` has sent it: a command that answers while it is fed, or
+    takes nothing for a while, would hold up whoever waits for room instead of reading.
+    """
 
     argv: tuple[str, ...]
     link: socket.socket
     powered: Callable[[], bool]
+    unsent: bytearray = field(default_factory=bytearray)
     stdout: bytearray = field(default_factory=bytearray)
     stderr: bytearray = field(default_factory=bytearray)
 
     def write(self, data: bytes) -> None:
         """Give it input."""
         for begin in range(0, len(data), agent.CHUNK_BYTES):
-            self._send(agent.INPUT, data[begin : begin + agent.CHUNK_BYTES])
-
-    def feed(self, data: bytes) -> None:
-        """Give it all of its input."""
-        self.write(data)
-        self.end_input()
+            self.unsent += agent.frame(agent.INPUT, data[begin : begin + agent.CHUNK_BYTES])
 
     def end_input(self) -> None:
         """Close its input."""
-        self._send(agent.END, b"")
+        self.unsent += agent.frame(agent.END, b"")
 
     def resize(self, rows: int, columns: int) -> None:
         """Tell its terminal's new size."""
-        self._send(agent.WINDOW, json.dumps([rows, columns]).encode())
-
-    def _send(self, kind: bytes, payload: bytes) -> None:
-        try:
-            agent.send(self.link, kind, payload)
-        except agent.GoneError:
-            return  # it has ended: `wait` says how
+        self.unsent += agent.frame(agent.WINDOW, json.dumps([rows, columns]).encode())
 
     def hang_up(self) -> None:
         """End it, from any thread; whoever waits for it gets HostGoneError."""
@@ -178,9 +167,14 @@ class Call:
         return Ran(code, bytes(self.stdout), bytes(self.stderr))
 
     def step(self, timeout_s: float) -> int | None:
-        """Take one frame if there is one; the exit code when it was the last."""
-        if not select.select([self.link], [], [], timeout_s)[0]:
-            if not self.powered():
+        """Send what there is room for, take one frame if there is one; the exit code when it was
+        the last."""
+        sending = [self.link] if self.unsent else []
+        ready, room, _ = select.select([self.link], sending, [], timeout_s)
+        if room:
+            self._send()
+        if not ready:
+            if not room and not self.powered():
                 raise HostGoneError(f"the host lost its power while it ran {' '.join(self.argv)}")
             return None
         try:
@@ -196,3 +190,9 @@ class Call:
         elif kind == agent.EXIT:
             return int(payload)
         return None
+
+    def _send(self) -> None:
+        try:
+            del self.unsent[: self.link.send(self.unsent[: agent.CHUNK_BYTES])]
+        except OSError:
+            self.unsent.clear()  # it has ended: what it said last tells how

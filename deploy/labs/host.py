@@ -7,7 +7,6 @@ LabError, which names the console's log.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
@@ -28,6 +27,8 @@ HALT_WITHIN_S = 60.0
 DISK_BYTES = 16 << 30
 SHM = Path("/dev/shm")  # noqa: S108
 DONE = ("running", "degraded")
+NOTE = "process"
+"""In a host's directory: which process its kernel is."""
 
 
 @dataclass
@@ -61,11 +62,7 @@ class Host:
     @property
     def process(self) -> Process | None:
         """The kernel's process, of this or an earlier command of the lab."""
-        try:
-            saved = json.loads((self.directory / "process.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        return Process(int(saved["pid"]), str(saved["began"]))
+        return Process.noted(self.directory / NOTE)
 
     @property
     def powered(self) -> bool:
@@ -94,9 +91,7 @@ class Host:
         )
         place = str(self._memory_place())
         loaded = preload.environment(self.directory)
-        process = Process.launch(command, self.console, TMPDIR=place, **loaded)
-        text = json.dumps({"pid": process.pid, "began": process.began})
-        (self.directory / "process.json").write_text(text, encoding="utf-8")
+        Process.launch(command, self.console, self.directory / NOTE, TMPDIR=place, **loaded)
 
     def _command_line(self, disk: Path, tap: str) -> list[str]:
         return [

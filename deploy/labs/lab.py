@@ -1,7 +1,8 @@
 """The lab as a whole: its directory, its hosts, its network, and what is broken in it.
 
-Owns everything below its directory and every process named in there, across commands: `lab.json`
-says what is up. `down` ends it all by pid and removes the directory. Fails with LabError.
+Owns everything below its directory and every process noted in there, across commands: `lab.json`
+says what was made, and is empty while it is being made. `down` ends it all by pid and removes the
+directory, at whatever point a command was killed. Fails with LabError.
 """
 
 from __future__ import annotations
@@ -18,16 +19,18 @@ from pathlib import Path
 from typing import Any
 
 from deploy.labs import needs, package, roles
-from deploy.labs.host import Host
+from deploy.labs.host import NOTE, Host
 from deploy.labs.layer import LAB, install_boot
 from deploy.labs.links import Links
 from deploy.labs.network import Network
 from deploy.labs.problem import LabError
 from deploy.labs.process import PATH, Process
+from deploy.labs.terminated import unwound
 from deploy.pair import BIN
 
 DEFAULT_DIRECTORY = Path("/var/tmp/trilun-lab")  # noqa: S108
 COMMAND_WITHIN_S = 300.0
+HOLDER = "holder"
 NETWORK_SCRIPT = f"{LAB}/network"
 
 
@@ -104,15 +107,24 @@ class Lab:
     def _make(cls, directory: Path, names: list[str], target: str) -> Lab:
         if directory.exists() and any(directory.iterdir()):
             raise LabError(f"{directory} is there and is no lab", "name another in TRILUN_LAB")
-        directory.mkdir(parents=True, exist_ok=True)
+        with unwound():
+            directory.mkdir(parents=True, exist_ok=True)
+            try:
+                return cls._made(directory, names, target)
+            except BaseException:
+                cls._end(directory)
+                raise
+
+    @classmethod
+    def _made(cls, directory: Path, names: list[str], target: str) -> Lab:
         (directory / "lab.json").write_text("{}", encoding="utf-8")
         package.install(directory / "trilun")
         install_boot(directory)
-        lab = cls(directory, Network.create(), names, target)
-        lab.save()
+        lab = cls(directory, Network.create(directory / HOLDER), names, target)
         for name, host in lab.hosts.items():
             host.layer.build(name, lab.links.addresses)
             roles.furnish(host.layer, name, names, target)
+        lab.save()
         return lab
 
     @classmethod
@@ -126,15 +138,20 @@ class Lab:
     @classmethod
     def _find(cls, directory: Path) -> Lab | None:
         saved = _read(directory)
-        if "holder" not in saved:
+        if saved is None:
             return None
-        network = Network(Process(int(saved["holder"][0]), str(saved["holder"][1])))
-        if not network.up:
+        if not saved:
+            raise LabError(
+                f"the lab in {directory} was begun and is not finished",
+                "end it with `deploy/lab down`, unless another command makes it just now",
+            )
+        holder = Process.noted(directory / HOLDER)
+        if holder is None or not holder.alive:
             raise LabError(
                 f"the lab in {directory} has lost its network, after a restart of the machine?",
                 "deploy/lab down, then deploy/lab up",
             )
-        lab = cls(directory, network, list(saved["hosts"]), str(saved["target"]))
+        lab = cls(directory, Network(holder), list(saved["hosts"]), str(saved["target"]))
         lab.links.load(saved["links"])
         return lab
 
@@ -142,7 +159,6 @@ class Lab:
         """Remember it for the next command."""
         text = json.dumps(
             {
-                "holder": [self.network.holder.pid, self.network.holder.began],
                 "hosts": self.names,
                 "target": self.target,
                 "links": self.links.save(),
@@ -159,14 +175,16 @@ class Lab:
         with alone(directory):
             if not (directory / "lab.json").exists():
                 return False
-            saved = _read(directory)
-            for file in directory.glob("hosts/*/process.json"):
-                pid, began = json.loads(file.read_text(encoding="utf-8")).values()
-                Process(int(pid), str(began)).kill()
-            if "holder" in saved:
-                Process(int(saved["holder"][0]), str(saved["holder"][1])).kill()
-            shutil.rmtree(directory)
+            cls._end(directory)
             return True
+
+    @classmethod
+    def _end(cls, directory: Path) -> None:
+        for note in (*directory.glob(f"hosts/*/{NOTE}"), directory / HOLDER):
+            process = Process.noted(note)
+            if process is not None:
+                process.kill()
+        shutil.rmtree(directory)
 
     # ------------------------------------------------------------ hosts and links
 
@@ -240,9 +258,9 @@ class Lab:
         return [str(shutil.which("nsenter", path=PATH)), *self.network.inside(*command)[1:]]
 
 
-def _read(directory: Path) -> dict[str, Any]:
+def _read(directory: Path) -> dict[str, Any] | None:
     try:
         saved: dict[str, Any] = json.loads((directory / "lab.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return {}
+        return None
     return saved

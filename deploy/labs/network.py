@@ -34,11 +34,11 @@ class Network:
     holder: Process
 
     @classmethod
-    def create(cls) -> Network:
-        """Make the namespace and its bridge."""
+    def create(cls, note: Path) -> Network:
+        """Make the namespace and its bridge; its holder is found by the note."""
         ours = _inode("/proc/self/ns/net")
         command = ["unshare", "--net", "--", "sleep", "infinity"]
-        network = cls(Process.launch(command, Path(os.devnull)))
+        network = cls(Process.launch(command, Path(os.devnull), note))
         deadline_s = time.monotonic() + UP_WITHIN_S
         while _inode(network.path) in (ours, None):
             if not network.up or time.monotonic() > deadline_s:

@@ -42,7 +42,7 @@ def one_host(
 
 @contextmanager
 def _host(name: str, directory: Path, memory_mib: int, package: Path | None) -> Iterator[Host]:
-    network = Network.create()
+    network = Network.create(directory / "holder")
     try:
         host = Host(
             name,

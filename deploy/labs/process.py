@@ -1,7 +1,8 @@
 """Processes the lab leaves running between its commands.
 
-Owns what tells one of them from a later process with the same pid: its start time. Nothing is ever
-signalled by name. Fails with LabError when a process does not end.
+Owns what tells one of them from a later process with the same pid: its start time. Each notes both
+itself, before it becomes what it is for: whoever started it may be killed at once. Nothing is ever
+signalled by name. Fails with LabError when a process does not start or does not end.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from deploy.labs.problem import LabError
 from deploy.pair import start_time
 
 POLL_S = 0.01
+STARTS_WITHIN_S = 10.0
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+_NOTED = 'cat /proc/$$/stat >"$0.new" && mv "$0.new" "$0" && exec "$@"'
 
 
 def tool(name: str) -> str:
@@ -58,11 +61,22 @@ class Process:
         return cls(pid, start_time(pid) or "")
 
     @classmethod
-    def launch(cls, command: list[str], output: Path, **environment: str) -> Process:
-        """Start one in a session of its own; both its outputs go to a fresh file."""
+    def noted(cls, note: Path) -> Process | None:
+        """The process that wrote this note of itself; None where there is none."""
+        try:
+            stat = note.read_text(encoding="ascii")
+        except FileNotFoundError:
+            return None
+        return cls(int(stat.partition(" ")[0]), stat.rpartition(")")[2].split()[19])
+
+    @classmethod
+    def launch(cls, command: list[str], output: Path, note: Path, **environment: str) -> Process:
+        """Start one in a session of its own, and wait for its note; both its outputs go to a fresh
+        file."""
+        note.unlink(missing_ok=True)
         with output.open("wb") as log:
             child = subprocess.Popen(
-                [tool(command[0]), *command[1:]],
+                [tool("sh"), "-c", _NOTED, str(note), tool(command[0]), *command[1:]],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -70,7 +84,14 @@ class Process:
                 start_new_session=True,
             )
         child.returncode = 0  # it may outlive us; `ended` reaps it if it doesn't
-        return cls.of(child.pid)
+        process = cls.of(child.pid)
+        deadline_s = time.monotonic() + STARTS_WITHIN_S
+        while not note.exists():
+            if not process.alive or time.monotonic() > deadline_s:
+                process.kill()
+                raise LabError(f"{command[0]} could not be started", f"look at {note.parent}")
+            time.sleep(POLL_S)
+        return process
 
     @property
     def alive(self) -> bool:

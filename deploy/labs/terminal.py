@@ -40,7 +40,9 @@ def follow(host: Host, command: list[str]) -> int:
 def _carry(call: Call, resized: list[bool]) -> int:
     link, inputs = call.link.fileno(), [0]
     while True:
-        ready, _, _ = select.select([link, *inputs], [], [], LOOK_EVERY_S)
+        # More input is read once what was read is sent: the command sets the pace.
+        sources, sending = ([link], [link]) if call.unsent else ([link, *inputs], [])
+        ready, room, _ = select.select(sources, sending, [], LOOK_EVERY_S)
         if resized:
             resized.clear()
             call.resize(*_window())
@@ -51,7 +53,7 @@ def _carry(call: Call, resized: list[bool]) -> int:
             else:
                 call.end_input()
                 inputs.clear()
-        if link in ready or not ready:
+        if link in ready or room or not ready:
             code = call.step(0)
             _write_through(1, call.stdout)
             _write_through(2, call.stderr)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.labs.host import Host
+from deploy.labs.host import NOTE, Host
 from deploy.labs.problem import CommandError, HostGoneError, LabError
 from deploy.labs.process import Process
 from deploy.pair import REPOSITORY
@@ -99,8 +98,9 @@ def test_nothing_is_left_of_a_host_whose_command_was_told_to_end(number: signal.
         assert one.stdout is not None
         words = dict(word.partition("=")[::2] for word in one.stdout.readline().split())
         directory = Path(words["init"]).parent
-        (saved,) = directory.glob("*/process.json")
-        kernel = Process(*json.loads(saved.read_text()).values())
+        (note,) = directory.glob(f"*/{NOTE}")
+        kernel = Process.noted(note)
+        assert kernel is not None
         assert kernel.alive
         one.send_signal(number)
         assert one.wait(60) == 128 + number

@@ -32,10 +32,15 @@ class GoneError(Exception):
     """The caller hung up."""
 
 
+def frame(kind: bytes, payload: bytes) -> bytes:
+    """One frame."""
+    return HEAD.pack(kind, len(payload)) + payload
+
+
 def send(link: socket.socket, kind: bytes, payload: bytes) -> None:
     """One frame; GoneError when nobody takes it."""
     try:
-        link.sendall(HEAD.pack(kind, len(payload)) + payload)
+        link.sendall(frame(kind, payload))
     except OSError as error:
         raise GoneError from error
 
