@@ -5,7 +5,7 @@ Owns what docs/numbers.md records. Everything runs on loopback, on files in one 
     recovery   what is compared and copied after a crash, and after a cut of the link
     target     the embedded target against tgtd: the same client, the same file system
     intent     random writes over a large mirrored volume against those inside one hot extent
-    lio        our TCMU LUN against the kernel's fileio and tcmu-runner, in a lab host
+    lio        a volume, and a bare file, against the kernel's fileio and tcmu-runner, in a lab host
     restore    bytes and times of a file's restore at 10 GiB and 1 TiB, and of a whole volume's
     group      how long a host's write waits when a group of eight pairs is split
     share      what each of two primaries gets of one secondary

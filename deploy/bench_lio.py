@@ -1,8 +1,9 @@
-"""Our TCMU LUN beside the kernel's fileio LUN and tcmu-runner's, through open-iscsi on loopback.
+"""Our LUNs beside the kernel's fileio LUN and tcmu-runner's, through open-iscsi on loopback.
 
-Owns the set-up, the load and the ratios. One lab host is target and initiator; all files lie on
-its one ext4 and fit its page cache; each case runs on all targets in turn, several rounds, in one
-boot. `python -m deploy.bench_lio` is what runs on the host; it prints one JSON line.
+Owns the set-up, the load and the ratios. Ours are a volume of trilund and a bare file. One lab host
+is target and initiator; all files lie on its one ext4 and fit its page cache; each case runs on all
+targets in turn, several rounds, in one boot. `python -m deploy.bench_lio` runs on the host; it
+prints one JSON line.
 """
 
 from __future__ import annotations
@@ -14,24 +15,36 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.labs.one import one_host
+from deploy.labs.problem import LabError
 
 ROOT = Path(__file__).parents[1]
+BIN = ROOT / ".venv/bin"
 CONFIGFS = Path("/sys/kernel/config/target")
 FILES = Path("/var/lib/trilun/bench")
 FILE_BYTES = 256 << 20
 MEMORY_MIB = 2048
 ROUNDS = 3
 ROUND_S = 3
-OURS = "iqn.2026-11.io.trilun:bench.f0"
-FILEIO = "iqn.2003-01.org.linux-iscsi.bench:fileio"
-RUNNER = "iqn.2003-01.org.linux-iscsi.bench:runner"
-RUNNER_HANDLER = Path("/usr/lib/x86_64-linux-gnu/tcmu-runner/handler_qcow.so")
+OURS = ("trilund", "file")
+IQNS = {
+    "trilund": "iqn.2026-11.io.trilun:volumes.v",
+    "file": "iqn.2026-11.io.trilun:bench.f0",
+    "fileio": "iqn.2003-01.org.linux-iscsi.bench:fileio",
+    "tcmu-runner": "iqn.2003-01.org.linux-iscsi.bench:runner",
+}
+NODE = "volumes"
+BROKER_PORT = 1884
+RUNNER_HANDLER = "*/tcmu-runner/handler_qcow.so"
+LIBRARIES = Path("/usr/lib")
+GENERIC_NETLINK = "16"
+PORT_PID = (1 << 22) - 1
+"""libnl numbers a process's sockets above the bits that are its pid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +73,11 @@ def sh(script: str) -> str:
     return done.stdout.strip()
 
 
-def _until_there(path: Path, within_s: float = 30.0) -> None:
+def _until(true: Callable[[], bool], what: str, within_s: float = 60.0) -> None:
     deadline_s = time.monotonic() + within_s
-    while not path.exists():
+    while not true():
         if time.monotonic() > deadline_s:
-            raise RuntimeError(f"{path} did not come")
+            raise RuntimeError(f"waited {within_s:.0f} s for {what}")
         time.sleep(0.1)
 
 
@@ -83,52 +96,96 @@ def _kernel_target(iqn: str, backstore: str, control: str) -> None:
 
 
 @contextmanager
+def _running(*command: str, output: int = subprocess.DEVNULL) -> Iterator[subprocess.Popen[str]]:
+    """A program while it is needed."""
+    process = subprocess.Popen(command, cwd=ROOT, stdout=output, text=True)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+@contextmanager
+def _volume() -> Iterator[None]:
+    """A volume of a controller, in no pair, behind all that a controller does for one."""
+    (FILES / "broker.conf").write_text(f"listener {BROKER_PORT} 127.0.0.1\nallow_anonymous true\n")
+    (FILES / "trilund.toml").write_text(
+        f'node = "{NODE}"\nstate_dir = "{FILES}/{NODE}"\n'
+        f'[broker]\nhost = "127.0.0.1"\nport = {BROKER_PORT}\n'
+        f'[target]\nkind = "lio"\nlisten = ["127.0.0.1:3260"]\n'
+    )
+    trilun = f"{BIN / 'trilun'} --broker 127.0.0.1:{BROKER_PORT}"
+    with (
+        _running("mosquitto", "-c", f"{FILES}/broker.conf"),
+        _running(str(BIN / "trilund"), "--config", f"{FILES}/trilund.toml"),
+    ):
+        _until(lambda: f'"{NODE}"' in sh(f"{trilun} --json status || true"), "trilund to be there")
+        sh(f"{trilun} volume create {NODE}/v {FILE_BYTES}")
+        yield
+
+
+@contextmanager
+def _file() -> Iterator[None]:
+    """A bare file through our TCMU LUN."""
+    ours = (sys.executable, "-m", "targets.lio", "--node", "bench", "--file", f"{FILES}/file")
+    with _running(*ours, output=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        if not any(line.strip() == "ready" for line in process.stdout):
+            raise RuntimeError("targets.lio has ended")
+        yield
+
+
+@contextmanager
+def _runner() -> Iterator[None]:
+    """tcmu-runner's LUN."""
+    with _running("/usr/bin/tcmu-runner", "--tcmu-log-dir", "/run") as process:
+        _until(lambda: _hears_of_devices(process.pid), "tcmu-runner to be there")
+        options = f"dev_config=qcow/{FILES}/runner dev_size={FILE_BYTES} hw_max_sectors=2048"
+        _kernel_target(IQNS["tcmu-runner"], "user_1/bench", options)
+        yield
+
+
+def _hears_of_devices(pid: int) -> bool:
+    """Whether a process has joined a group of generic netlink: an earlier device has no handler."""
+    sockets = Path("/proc/net/netlink").read_text(encoding="ascii").splitlines()[1:]
+    fields = [line.split() for line in sockets]
+    return any(
+        protocol == GENERIC_NETLINK and int(port) & PORT_PID == pid and int(groups, 16)
+        for _, protocol, port, groups, *_ in fields
+    )
+
+
+@contextmanager
 def _targets() -> Iterator[dict[str, str]]:
     """All targets, logged in: name to disk."""
     FILES.mkdir(exist_ok=True)
     sh("modprobe -a iscsi_tcp sd_mod target_core_user target_core_file iscsi_target_mod")
     sh("mkdir -p /run/lock/iscsi; systemctl start iscsid")
-    for name in ("ours", "fileio", "runner"):
+    for name in ("file", "fileio", "runner"):
         with (FILES / name).open("wb") as file:
             for _ in range(FILE_BYTES >> 20):
                 file.write(os.urandom(1 << 20))
-    command = [sys.executable, "-m", "targets.lio", "--node", "bench"]
-    ours = subprocess.Popen(
-        [*command, "--file", str(FILES / "ours")], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    assert ours.stdout is not None
-    for line in ours.stdout:
-        if line.strip() == "ready":
-            break
-    options = f"fd_dev_name={FILES}/fileio,fd_dev_size={FILE_BYTES},fd_buffered_io=1"
-    _kernel_target(FILEIO, "fileio_0/bench", options)
-    iqns = {"ours": OURS, "fileio": FILEIO}
-    runner = None
-    if RUNNER_HANDLER.exists():
-        runner = subprocess.Popen(
-            ["/usr/bin/tcmu-runner", "--tcmu-log-dir", "/run"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        time.sleep(2)
-        options = f"dev_config=qcow/{FILES}/runner dev_size={FILE_BYTES} hw_max_sectors=2048"
-        _kernel_target(RUNNER, "user_1/bench", options)
-        iqns["tcmu-runner"] = RUNNER
-    try:
-        sh("iscsiadm -m discovery -t st -p 127.0.0.1; iscsiadm -m node -l")
-        disks: dict[str, str] = {}
-        for name, iqn in iqns.items():
-            link = Path(f"/dev/disk/by-path/ip-127.0.0.1:3260-iscsi-{iqn}-lun-0")
-            _until_there(link)
-            disks[name] = str(link.resolve())
-        yield disks
-    finally:
-        sh("iscsiadm -m node -u || true")
-        ours.terminate()
-        ours.wait()
-        if runner is not None:
-            runner.terminate()
-            runner.wait()
+    with _volume(), _file(), _runner():
+        options = f"fd_dev_name={FILES}/fileio,fd_dev_size={FILE_BYTES},fd_buffered_io=1"
+        _kernel_target(IQNS["fileio"], "fileio_0/bench", options)
+        try:
+            disks = _log_in()
+            sh(f"dd if={FILES}/file of={disks['trilund']} bs=1M oflag=direct status=none")
+            yield disks
+        finally:
+            sh("iscsiadm -m node -u || true")
+
+
+def _log_in() -> dict[str, str]:
+    sh("iscsiadm -m discovery -t st -p 127.0.0.1; iscsiadm -m node -l")
+    links = {
+        name: Path(f"/dev/disk/by-path/ip-127.0.0.1:3260-iscsi-{iqn}-lun-0")
+        for name, iqn in IQNS.items()
+    }
+    for link in links.values():
+        _until(link.exists, f"{link} to be there")
+    return {name: str(link.resolve()) for name, link in links.items()}
 
 
 def _fio(disk: str, case: Case, seconds: int) -> float:
@@ -157,23 +214,32 @@ def guest(seconds: int, rounds: int, cases: tuple[Case, ...]) -> dict[str, dict[
 
 
 def ratios(rates: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, float]]:
-    """Medians of the rounds, and of ours over each other's in the same round."""
+    """Medians of the rounds, and of each of ours over each other's in the same round."""
     table: dict[str, dict[str, float]] = {}
     for case, found in rates.items():
-        ours = found["ours"]
-        row = table[case] = {"trilun": statistics.median(ours)}
-        for other in found.keys() - {"ours"}:
-            pairs = zip(ours, found[other], strict=True)
-            row[other] = statistics.median(found[other])
-            row[f"trilun/{other}"] = statistics.median(a / b for a, b in pairs)
+        row = table[case] = {name: statistics.median(each) for name, each in found.items()}
+        for ours in OURS:
+            for other in found.keys() - set(OURS):
+                pairs = zip(found[ours], found[other], strict=True)
+                row[f"{ours}/{other}"] = statistics.median(a / b for a, b in pairs)
     return table
+
+
+def check() -> None:
+    """LabError when there is not everything to compare with."""
+    if not any(LIBRARIES.glob(RUNNER_HANDLER)):
+        raise LabError(
+            "tcmu-runner with its qcow handler is not installed, and is what it is compared with",
+            "deploy/setup tools bench",
+        )
 
 
 def measure(seconds: int, rounds: int, only: str = "") -> dict[str, dict[str, float]]:
     """Boot a host and run there; raises LabError."""
+    check()
     with one_host("bench", memory_mib=MEMORY_MIB) as host:
         ran = host.channel.run(
-            str(ROOT / ".venv/bin/python"), "-m", "deploy.bench_lio",
+            str(BIN / "python"), "-m", "deploy.bench_lio",
             "--seconds", str(seconds), "--rounds", str(rounds), "--only", only,
             timeout_s=1800, cwd=str(ROOT),
         )  # fmt: skip
