@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,31 @@ def test_what_is_installed_exists() -> None:
     assert {Path(path).name for path in installed[1].split()} == {
         path.name for path in (ROOT / "systemd").iterdir() if path.is_file()
     }
+
+
+def test_uninstalling_forgets_the_targets_first_and_takes_away_what_was_installed() -> None:
+    configuration = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
+    steps = PAGE.partition("## Uninstall")[2]
+    assert steps.index("/opt/trilun/bin/python -m targets.lio --node ctl1") < steps.index("rm ")
+    removed = [
+        pattern
+        for line in re.findall(r"^(?:rm|find) (.*)$", steps, re.MULTILINE)
+        for pattern in line.split()
+        if pattern.startswith("/")
+    ]
+    installed = re.findall(r"(?: |>)(/(?:etc|opt|usr/local)/\S*trilun[\w.@/-]*)", PAGE)
+    installed += re.findall(r" (/etc/\S+\.conf)$", configuration, re.MULTILINE)
+    tmpfiles = (ROOT / "systemd/lio/tmpfiles.conf").read_text(encoding="utf-8")
+    installed += re.findall(r"^d (\S+)", tmpfiles, re.MULTILINE)
+    installed += [
+        f"/etc/systemd/system/{each.name}"
+        for each in (ROOT / "systemd").iterdir()
+        if each.is_file()
+    ]
+    assert len(installed) > len(set(removed))
+    for path in installed:
+        way = [path, *map(str, Path(path).parents)]
+        assert any(fnmatch(each, pattern) for each in way for pattern in removed), path
 
 
 def test_commands_are_the_command_lines_own() -> None:
