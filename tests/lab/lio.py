@@ -37,6 +37,8 @@ class Files:
     files: list[str] = field(default_factory=lambda: ["/srv/f0"])
     options: list[str] = field(default_factory=list)
     unit: str = UNIT
+    secret: str = ""
+    """For CHAP, with `--chap-user` among the options."""
 
     def prepare(self, size: str = "64M") -> None:
         """Make empty files, and what the initiator needs."""
@@ -55,7 +57,7 @@ class Files:
             f"rm -f /run/{self.unit}.log\n"
             f"systemd-run -q --unit={self.unit} -p WorkingDirectory={ROOT} "
             f"-p StandardOutput=truncate:/run/{self.unit}.log -p StandardError=inherit "
-            f"{shlex.join(command)}"
+            f"-p Environment=TRILUN_CHAP_SECRET={self.secret} {shlex.join(command)}"
         )
         until(lambda: self.said("ready") or not self.active, "files are served")
 
@@ -142,6 +144,11 @@ def log_out(host: Host) -> None:
     """End all sessions and forget all targets."""
     host.run("iscsiadm", "-m", "node", "-u", check=False)
     host.run("iscsiadm", "-m", "node", "-o", "delete", check=False)
+
+
+def relogins(host: Host) -> int:
+    """How often a session was cut since `dmesg -C`."""
+    return int(host.shell("dmesg | grep -c 'detected conn error' || true").text)
 
 
 ENDS_WITHIN_S = 120.0

@@ -19,6 +19,7 @@ from tests.lab.lio import (
     forget,
     log_in,
     log_out,
+    relogins,
     until,
 )
 
@@ -69,7 +70,7 @@ def test_a_killed_daemon_is_a_pause(files: Files) -> None:
         files.start()
         load.goes_on()
     load.ends_well()
-    assert _relogins(host) == 0
+    assert relogins(host) == 0
 
 
 def test_a_clean_stop_is_a_pause(files: Files) -> None:
@@ -84,12 +85,7 @@ def test_a_clean_stop_is_a_pause(files: Files) -> None:
     files.start()
     load.goes_on()
     load.ends_well()
-    assert _relogins(host) == 0
-
-
-def _relogins(host: Host) -> int:
-    text = host.shell("dmesg | grep -c 'detected conn error' || true").text
-    return int(text)
+    assert relogins(host) == 0
 
 
 def test_a_grown_file_reaches_the_initiator(files: Files) -> None:

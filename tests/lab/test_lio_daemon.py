@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from deploy.labs.host import Host
+from tests.lab.controller import IQN, UNIT, Controller
 from tests.lab.lio import (
-    ROOT,
     TARGETS,
     UNIT_ATTENTION,
     Load,
@@ -21,65 +18,11 @@ from tests.lab.lio import (
     log_in,
     log_in_as,
     log_out,
+    relogins,
     until,
 )
 
 pytestmark = pytest.mark.lab
-
-UNIT = "trilund@ctl1"
-BIN = ROOT / ".venv/bin"
-SYSTEMD = ROOT / "systemd"
-IQN = "iqn.2026-11.io.trilun:ctl1.v"
-
-
-@dataclass
-class Controller:
-    host: Host
-
-    def install(self) -> None:
-        """As docs/configuration.md says, but for the place of the programs."""
-        unit = (SYSTEMD / "trilund@.service").read_text().replace("/opt/trilun/bin", str(BIN))
-        # The tree of a developer may lie in a home directory, or in a temporary one.
-        unit = unit.replace("ProtectHome=yes", "ProtectHome=read-only")
-        unit = unit.replace("PrivateTmp=yes", f"PrivateTmp=yes\nBindReadOnlyPaths={ROOT}")
-        config = (
-            'node = "ctl1"\n[broker]\nhost = "127.0.0.1"\nport = 1884\n'
-            '[target]\nkind = "auto"\nlisten = ["127.0.0.1:3260"]\n'
-        )
-        self.put("/etc/systemd/system/trilund@.service", unit)
-        self.put(
-            f"/etc/systemd/system/{UNIT}.service.d/lio.conf",
-            (SYSTEMD / "lio/trilund.conf").read_text(),
-        )
-        self.put("/etc/trilun/ctl1.toml", config)
-        self.put("/srv/broker.conf", "listener 1884 127.0.0.1\nallow_anonymous true\n")
-        modules = (SYSTEMD / "lio/modules-load.conf").read_text().splitlines()
-        names = " ".join(line for line in modules if not line.startswith("#"))
-        self.put("/run/tmpfiles.conf", (SYSTEMD / "lio/tmpfiles.conf").read_text())
-        self.host.shell(
-            f"modprobe -a {names} iscsi_tcp sd_mod; systemctl start iscsid\n"
-            "systemd-tmpfiles --create /run/tmpfiles.conf\n"
-            "id trilun >/dev/null 2>&1 || useradd --system --no-create-home trilun\n"
-            # A developer's interpreter may lie in a home directory, too: root's alone is closed.
-            "chmod o+x /root; systemctl daemon-reload\n"
-            "systemd-run -q --unit=broker mosquitto -c /srv/broker.conf"
-        )
-
-    def put(self, path: str, text: str) -> None:
-        self.host.shell(f"mkdir -p {Path(path).parent}")
-        self.host.run("tee", path, stdin=text.encode())
-
-    def start(self) -> None:
-        """Type=notify: returns when volumes are exported."""
-        self.host.run("systemctl", "start", UNIT)
-
-    def trilun(self, *arguments: str, check: bool = True) -> dict[str, Any]:
-        command = [str(BIN / "trilun"), "--broker", "127.0.0.1:1884", "--json", *arguments]
-        text = self.host.run(*command, check=check).text
-        return dict(json.loads(text)) if text else {}
-
-    def log(self) -> str:
-        return self.host.run("journalctl", "-o", "cat", "-u", UNIT).text
 
 
 @pytest.fixture
@@ -90,7 +33,7 @@ def controller(solo: Host) -> Iterator[Controller]:
     yield made
     print(made.log())
     log_out(solo)
-    solo.run("systemctl", "stop", UNIT, "broker", check=False)
+    made.remove()
 
 
 def test_a_volume_through_its_life(controller: Controller) -> None:
@@ -105,12 +48,9 @@ def test_a_volume_through_its_life(controller: Controller) -> None:
     # Law L12 and deletion: who is logged in is known, and in the way.
     until(lambda: bool(controller.trilun("volume", "show", "ctl1/v")["sessions"]), "a session")
     before = host.shell(f"ls -R {TARGETS}/iscsi").text
-    refused = host.run(
-        str(BIN / "trilun"), "--broker", "127.0.0.1:1884", "volume", "delete", "ctl1/v",
-        check=False,
-    )  # fmt: skip
-    assert refused.code != 0
-    assert "is logged in" in (refused.stdout + refused.stderr).decode()
+    refused = controller.operate("volume", "delete", "ctl1/v")
+    assert refused.returncode != 0
+    assert "is logged in" in refused.stderr
     assert host.shell(f"ls -R {TARGETS}/iscsi").text == before
 
     # Killed and started again by systemd, restarted by an operator: pauses.
@@ -184,8 +124,26 @@ def test_each_host_of_a_volume_that_was_replaced_hears_of_it(controller: Control
         controller.trilun("volume", "delete", f"ctl1/{name}")
 
 
+def test_a_daemon_that_is_away_for_long_is_a_pause(controller: Controller) -> None:
+    """Killed, and started again by systemd ten seconds later."""
+    host = controller.host
+    controller.drop_in("away", "[Service]\nRestartSec=10\n")
+    controller.trilun("volume", "create", "ctl1/v", str(64 << 20))
+    load = Load(host, log_in(host, IQN))
+    load.start()
+    load.goes_on()
+    host.run("dmesg", "-C")
+    before = controller.restarts()
+    host.run("systemctl", "kill", "-s", "KILL", UNIT)
+    until(lambda: controller.show("SubState") == "auto-restart", "it to be away")
+    assert controller.show("RestartUSec") == "10s"
+    controller.wait_restarted(before)
+    load.goes_on()
+    load.ends_well()
+    assert relogins(host) == 0
+    log_out(host)
+    controller.trilun("volume", "delete", "ctl1/v")
+
+
 def test_it_says_what_serves_hosts(controller: Controller) -> None:
-    status = controller.host.run(
-        str(BIN / "trilun"), "--broker", "127.0.0.1:1884", "status"
-    ).stdout.decode()
-    assert "lio" in status
+    assert "lio" in controller.operate("status").stdout
