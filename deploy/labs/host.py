@@ -25,6 +25,8 @@ KERNEL = "linux.uml"
 BOOT_WITHIN_S = 120.0
 HALT_WITHIN_S = 60.0
 DISK_BYTES = 16 << 30
+MEMORY_MIB = 512
+"""A host's kernel is told of this much, and so can have no more."""
 SHM = Path("/dev/shm")  # noqa: S108
 DONE = ("running", "degraded")
 NOTE = "process"
@@ -41,7 +43,7 @@ class Host:
     network: Network
     init: Path
     package: Path | None = None
-    memory_mib: int = 512
+    memory_mib: int = MEMORY_MIB
     channel: Channel = field(init=False)
 
     def __post_init__(self) -> None:
@@ -142,17 +144,20 @@ class Host:
         if process is not None:
             process.kill()
 
-    def halt(self, within_s: float = HALT_WITHIN_S) -> None:
-        """Shut it down as its operator would; the plug is pulled when that takes too long."""
+    def halt(self, within_s: float = HALT_WITHIN_S) -> bool:
+        """Shut it down as its operator would, and tell whether it went down by itself; the plug is
+        pulled when that takes too long."""
         process = self.process
         if process is None or not process.alive:
-            return
+            return True
         try:
             self.channel.run("systemctl", "poweroff", timeout_s=10, check=False)
         except (LabError, TimeoutError):
             within_s = 0  # it boots, hangs or is gone
-        if not process.ended(within_s):
+        in_order = process.ended(within_s)
+        if not in_order:
             process.kill()
+        return in_order
 
     def wait_booted(self, within_s: float = BOOT_WITHIN_S) -> str:
         """Wait until systemd has started everything; returns `running`, or `degraded`."""

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from deploy.labs import needs
-from deploy.labs.host import Host
+from deploy.labs.host import MEMORY_MIB, Host
 from deploy.labs.layer import install_boot
 from deploy.labs.network import Network
 from deploy.labs.problem import LabError
@@ -27,7 +27,7 @@ ADDRESS = "10.77.0.9"
 
 @contextmanager
 def one_host(
-    name: str = "solo", *, memory_mib: int = 512, package: Path | None = None
+    name: str = "solo", *, memory_mib: int = MEMORY_MIB, package: Path | None = None
 ) -> Iterator[Host]:
     """A booted host; gone, with everything it had, at the end, also at that of the program."""
     needs.check()
@@ -67,7 +67,9 @@ def _host(name: str, directory: Path, memory_mib: int, package: Path | None) -> 
 def main() -> int:
     """Run the command; its exit code is ours."""
     parser = argparse.ArgumentParser(prog="python -m deploy.labs.one", description=__doc__)
-    parser.add_argument("--memory", type=int, default=512, metavar="MIB", help="default 512")
+    parser.add_argument(
+        "--memory", type=int, default=MEMORY_MIB, metavar="MIB", help="default %(default)s"
+    )
     parser.add_argument("command", nargs="+", help="what to run as root on the host")
     arguments = parser.parse_args()
     with one_host(memory_mib=arguments.memory) as host:

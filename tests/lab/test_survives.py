@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from deploy.labs import data_sets, initiator
+from deploy.labs import data_sets, initiator, roles
+from deploy.labs.host import Host
 from deploy.labs.lab import Lab
 from deploy.labs.roles import BROKER_HOST, DataSet, unit_of
 from tests.lab import images, settling
@@ -20,6 +22,8 @@ from tests.lab.load import Load
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
+SHUT_DOWN_WITHIN_S = 150.0
+"""An agent's TimeoutStopSec=, and what else there is to end."""
 RAW_BYTES = 64 << 20
 RAW = ("primary/raw-first", "secondary/raw-second")
 
@@ -273,6 +277,55 @@ def test_host_2_without_power_in_the_middle_of_a_restore(
     data_sets.wait_mounted(lab, ext4)
     assert host1.shell(f"sha256sum <{books}/big").text == good
     files.check()
+    lab.trilun("pair", "verify", ext4.remote)
+
+
+def started_s(host: Host, unit: str) -> float:
+    """When a unit was up, in this boot."""
+    shown = host.run("systemctl", "show", "-P", "ActiveEnterTimestampMonotonic", unit)
+    assert int(shown.text) > 0, f"{unit} on {host.name}"
+    return int(shown.text) / 1e6
+
+
+def test_everything_shut_down_in_order_under_load(
+    lab: Lab, ext4: DataSet, on_files: Load, on_disk: Load
+) -> None:
+    """Hosts first, in the middle of their writes; then the controllers. Nobody loses a byte, so
+    nobody's writes are refused afterwards, and everything comes up by itself."""
+    settling.make_whole(lab, ext4)
+    settling.wait_state(lab, "raw", "PAIR")
+    loads = (on_files, on_disk)
+    for load in loads:
+        load.errors.clear()
+        load.start()
+    for names in (roles.HOSTS, roles.CONTROLLERS):
+        going = [lab.host(name) for name in names if name in lab.names]
+        with ThreadPoolExecutor(len(going)) as pool:
+            in_order = list(pool.map(lambda host: host.halt(SHUT_DOWN_WITHIN_S), going))
+        assert all(in_order), [host.name for host in going]
+    for load in loads:
+        load.stop()
+        assert not load.errors
+    for host in lab.hosts.values():
+        host.start()
+    assert {host.wait_booted() for host in lab.hosts.values()} == {"running"}
+    for host in lab.hosts.values():
+        order = [unit_of(host.name), "trilun.target"]
+        if host.name in roles.HOSTS:  # hosts use what controllers of the same machine export
+            order.reverse()
+        times_s = [started_s(host, unit) for unit in order]
+        assert times_s == sorted(times_s), dict(zip(order, times_s, strict=True))
+        needed = "mosquitto" if host.name == BROKER_HOST else "systemd-modules-load"
+        assert started_s(host, f"{needed}.service") < started_s(host, unit_of(host.name))
+    settling.wait_online(lab, *settling.everybody(lab))
+    data_sets.wait_mounted(lab, ext4)
+    settling.make_whole(lab, ext4)
+    settling.wait_state(lab, "raw", "PAIR")
+    on_disk.path = initiator.attach(lab, lab.host("host1"), RAW[0])
+    for load in loads:
+        load.check()
+    assert refused(lab) == [False]
+    images.assert_equal(lab, *RAW)
     lab.trilun("pair", "verify", ext4.remote)
 
 
