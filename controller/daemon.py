@@ -137,8 +137,8 @@ async def run(config: ControllerConfig, path: Path) -> None:
     publisher = BusPublisher(config.node, lambda: front_end.lines)
     clock = LoopClock()
     world = Surroundings(
-        disk=DirectoryDisk(config.volume_dir, offload),
-        meta_disk=DirectoryDisk(config.state_dir, offload),
+        disk=DirectoryDisk(config.volume_dir, offload.lane),
+        meta_disk=DirectoryDisk(config.state_dir, offload.lane),
         network=TcpNetwork(),
         exporter=front_end.exporter,
         clock=clock,

@@ -189,10 +189,10 @@ async def start_node(
     front_end: Exporter | None = None,
 ) -> Running:
     """Start a node over the files in `directory`; they may be those of an earlier run."""
-    offload = ThreadOffload(asyncio.get_running_loop(), 4)
+    offload = ThreadOffload(asyncio.get_running_loop())
     exporter, published = StandInExporter(), Published()
-    disk: Disk = DirectoryDisk(directory / "data", offload)
-    meta_disk: Disk = DirectoryDisk(directory / "meta", offload)
+    disk: Disk = DirectoryDisk(directory / "data", offload.lane)
+    meta_disk: Disk = DirectoryDisk(directory / "meta", offload.lane)
     plug = Plug() if crashes else None
     if plug is not None:
         disk = CrashDisk(disk, directory / "data", plug)

@@ -28,6 +28,8 @@ ZERO_STEP_BYTES = 1 << 20
 
 Offload = Callable[[Callable[[], None], Callable[[BaseException | None], None]], None]
 """Run the first callable in a worker thread, then the second on the loop with what it raised."""
+NewLane = Callable[[], Offload]
+"""Gives each store an `Offload` of its own, so that one which hangs holds up no other."""
 
 _libc = ctypes.CDLL(ctypes.util.find_library("c"), use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
@@ -233,9 +235,9 @@ class FileStore:
 class DirectoryDisk:
     """Stores as files of one directory."""
 
-    def __init__(self, directory: Path, offload: Offload) -> None:
+    def __init__(self, directory: Path, new_lane: NewLane) -> None:
         self._directory = directory
-        self._offload = offload
+        self._new_lane = new_lane
         directory.mkdir(parents=True, exist_ok=True)
 
     def open(
@@ -270,7 +272,7 @@ class DirectoryDisk:
             os.close(fd)
             detail = f"{path} has {found_bytes} bytes, expected {size_bytes}"
             raise StoreError(StoreFault.WRONG_SIZE, detail)
-        return FileStore(path, fd, size_bytes, self._offload)
+        return FileStore(path, fd, size_bytes, self._new_lane())
 
     def _lay_out(self, fd: int, size_bytes: int, *, reserve: bool) -> None:
         os.ftruncate(fd, size_bytes)

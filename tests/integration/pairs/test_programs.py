@@ -398,9 +398,9 @@ class Program:
         await self.check_bitmaps_on_disk()
 
     async def check_bitmaps_on_disk(self) -> None:
-        offload = ThreadOffload(asyncio.get_running_loop(), 1)
+        offload = ThreadOffload(asyncio.get_running_loop())
         for running in (self.a, self.b):
-            disk = DirectoryDisk(running.directory / "meta", offload)
+            disk = DirectoryDisk(running.directory / "meta", offload.lane)
             for owner in running.node.pairs.owners():
                 bitmap = DirtyBitmap(SIZE // 4096)
                 side = "p" if owner.record.role is m.Role.P_VOL else "s"

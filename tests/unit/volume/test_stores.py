@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from controller.volume.faulty import FaultRule, FaultyStore
-from controller.volume.file import DirectoryDisk, FileStore
+from controller.volume.file import DirectoryDisk, FileStore, Offload
 from controller.volume.offload import ThreadOffload
 from controller.volume.store import BlockStore, StoreError, StoreFault, finished
 from tests.unit.volume.memory import MemoryStore
@@ -79,9 +79,9 @@ async def test_no_space_and_held_calls() -> None:
 
 
 class Offloaded:
-    """A thread pool that counts."""
+    """Threads that count."""
 
-    def __init__(self, inner: ThreadOffload) -> None:
+    def __init__(self, inner: Offload) -> None:
         self.inner = inner
         self.calls = 0
 
@@ -94,15 +94,15 @@ class Offloaded:
 
 @pytest.fixture
 async def offload() -> AsyncIterator[Offloaded]:
-    threads = ThreadOffload(asyncio.get_running_loop(), 2)
-    yield Offloaded(threads)
+    threads = ThreadOffload(asyncio.get_running_loop())
+    yield Offloaded(threads.lane())
     threads.close()
 
 
 async def test_a_file_keeps_what_is_written_and_gives_holes_back(
     tmp_path: Path, offload: Offloaded
 ) -> None:
-    disk = DirectoryDisk(tmp_path, offload)
+    disk = DirectoryDisk(tmp_path, lambda: offload)
     store = disk.open("one", 1 << 20, create=True)
     assert store.allocated_bytes() == 0
     await write(store, 3 * BLOCK + 5, b"x" * 9 * BLOCK)
@@ -122,7 +122,7 @@ async def test_a_file_keeps_what_is_written_and_gives_holes_back(
 async def test_a_cold_read_runs_in_a_thread_and_a_warm_one_does_not(
     tmp_path: Path, offload: Offloaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = DirectoryDisk(tmp_path, offload).open("cold", 1 << 20, create=True)
+    store = DirectoryDisk(tmp_path, lambda: offload).open("cold", 1 << 20, create=True)
     await write(store, 0, b"warm" * BLOCK)
     assert await read(store, 0, 8) == b"warmwarm"
     assert offload.calls == 0
@@ -146,14 +146,14 @@ async def test_a_cold_read_runs_in_a_thread_and_a_warm_one_does_not(
 
 
 async def test_flushes_that_arrive_together_share_one(tmp_path: Path, offload: Offloaded) -> None:
-    store = DirectoryDisk(tmp_path, offload).open("flushed", BLOCK, create=True)
+    store = DirectoryDisk(tmp_path, lambda: offload).open("flushed", BLOCK, create=True)
     await asyncio.gather(*(finished(store.flush) for _ in range(20)))
     assert offload.calls == 2
     store.close()
 
 
 async def test_a_closed_store_says_so(tmp_path: Path, offload: Offloaded) -> None:
-    store = DirectoryDisk(tmp_path, offload).open("closed", BLOCK, create=True)
+    store = DirectoryDisk(tmp_path, lambda: offload).open("closed", BLOCK, create=True)
     last = asyncio.ensure_future(finished(store.flush))
     await asyncio.sleep(0)
     store.close()
@@ -185,7 +185,7 @@ async def test_a_full_disk_and_a_failed_fsync_are_told(offload: Offloaded) -> No
 async def test_a_file_that_was_cut_short_is_an_error_not_zeros(
     tmp_path: Path, offload: Offloaded
 ) -> None:
-    store = DirectoryDisk(tmp_path, offload).open("short", 4 * BLOCK, create=True)
+    store = DirectoryDisk(tmp_path, lambda: offload).open("short", 4 * BLOCK, create=True)
     os.truncate(tmp_path / "short", BLOCK)
     with pytest.raises(StoreError):
         await read(store, 0, 4 * BLOCK)
@@ -196,7 +196,7 @@ def test_what_is_not_there_or_has_another_size_is_refused(tmp_path: Path) -> Non
     def never(work: object, ended: object) -> None:
         raise AssertionError
 
-    disk = DirectoryDisk(tmp_path, never)
+    disk = DirectoryDisk(tmp_path, lambda: never)
     with pytest.raises(StoreError):
         disk.open("none", BLOCK, create=False)
     disk.open("there", BLOCK, create=True, reserve=True).close()
