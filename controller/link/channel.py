@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from controller.link.turns import Turns
+
 Control = dict[str, Any]
 Applied = Callable[[str], None]
 """Called by the receiver when a frame has taken effect; a non-empty text says why it has not."""
@@ -48,6 +50,10 @@ class Channel(Protocol):
     @property
     def backlog_bytes(self) -> int:
         """Data sent and not yet acknowledged, of all pairs that share the stream."""
+
+    @property
+    def turns(self) -> Turns:
+        """Where flushes of the copies that come this way wait for one another."""
 
     def write(self, offset_bytes: int, data: memoryview, ticket: Ticket, *, copy: bool) -> None:
         """Send data; `data` must stay as it is until the ticket ends, unless copied here."""

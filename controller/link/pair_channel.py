@@ -17,6 +17,7 @@ from controller.link.frames import (
     Kind,
 )
 from controller.link.stream import Stream
+from controller.link.turns import Turns
 
 
 class StreamChannel:
@@ -36,6 +37,11 @@ class StreamChannel:
     def backlog_bytes(self) -> int:
         """Data of all pairs on the way."""
         return self._stream.backlog_bytes
+
+    @property
+    def turns(self) -> Turns:
+        """Those of all pairs of the connection."""
+        return self._stream.turns
 
     def write(self, offset_bytes: int, data: memoryview, ticket: Ticket, *, copy: bool) -> None:
         """Send data in frames of at most 1 MiB; the last one's acknowledgement is the ticket's.

@@ -28,6 +28,7 @@ from controller.link.frames import (
     Kind,
     encode_header,
 )
+from controller.link.turns import Turns
 
 UNKNOWN_PAIR = "unknown_pair"
 """Kind of the message that answers a message to a pair that isn't here."""
@@ -91,6 +92,7 @@ class Stream:
     ) -> None:
         self.open = True
         self.backlog_bytes = 0
+        self.turns = Turns()
         self._send = send
         self._find = find
         self._on_node_control = on_node_control
@@ -341,6 +343,7 @@ class Stream:
         if not self.open:
             return
         self.open = False
+        self.turns.close()
         entries = [*self._sent, *self._flushes.values()]
         asked, self._inquiries = list(self._inquiries.values()), {}
         self._sent.clear()

@@ -7,6 +7,7 @@ in the order of the target's own write queue.
 from __future__ import annotations
 
 from controller.link.channel import Applied, Control, Inquiry, Receiver, Ticket
+from controller.link.turns import Turns
 
 
 def _applied(ticket: Ticket) -> Applied:
@@ -27,6 +28,7 @@ class LocalChannel:
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
         self.alive = True
+        self.turns = Turns()
 
     def write(self, offset_bytes: int, data: memoryview, ticket: Ticket, *, copy: bool) -> None:
         """Hand data over."""

@@ -242,10 +242,21 @@ class PairSide:
         self.meter.add(length_bytes, self.clock.now_s())
 
     def on_flush(self, applied: Applied, *, copy: bool) -> None:
-        """Flush the store behind everything that came before."""
-        if copy:
+        """Flush the store behind everything that came before; a copy's flush in its turn."""
+        if copy and self.channel is not None:
             self._covered, self._received = self._received, []
+            self.channel.turns.take(self.clock.later, self._flush_copy, applied)
+        else:
+            self._flush(applied)
 
+    def _flush_copy(self, applied: Applied) -> None:
+        # While it waited the pair may have ended, and its volume may be gone.
+        if self.sinking:
+            self._flush(applied)
+        else:
+            applied("it follows no longer")
+
+    def _flush(self, applied: Applied) -> None:
         def flushed(error: StoreError | None) -> None:
             applied("" if error is None else str(error))
 
