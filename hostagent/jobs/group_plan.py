@@ -66,7 +66,7 @@ def _refuse_starts(context: JobContext, parts: list[Member]) -> None:
     split = [part.data_set.remote_pair for part in parts if part.facts["start"] == "split"]
     if not split:
         return
-    in_sync = f"bring them in sync: `trilun group resync {group}`, then `trilun group wait`"
+    in_sync = f"bring them in sync: `trilun group resync {group}`, `trilun group wait {group} PAIR`"
     if len(split) < len(parts):
         raise RejectedError(
             Code.WRONG_STATE,

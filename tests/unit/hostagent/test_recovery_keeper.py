@@ -25,11 +25,13 @@ echo "$1 $TRILUN_DATA_SET $TRILUN_DATABASE" >> "$TRILUN_PATH.calls"
 if [ -e "$TRILUN_PATH.fail-$1" ]; then echo "can't $1"; exit 1; fi
 if [ -e "$TRILUN_PATH.hang-$1" ]; then exec sleep 600; fi
 case $1 in
-start) exec 8>&-; sleep 600 3<"$TRILUN_PATH" >/dev/null 2>&1 & echo $! > "$TRILUN_PATH.pid" ;;
+start)
+    exec 8>&-; sleep 600 3<"$TRILUN_PATH" >/dev/null 2>&1 & echo $! > "$TRILUN_PATH.pid"
+    until [ "$(cat /proc/$!/comm)" = sleep ]; do :; done ;;
 stop) kill "$(cat "$TRILUN_PATH.pid")" ;;
 esac
 """
-"""Its server is a sleep that holds the file open."""
+"""Its server is a sleep that holds the file open; by that name from the end of `start` on."""
 
 
 class Bench:
