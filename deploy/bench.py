@@ -9,6 +9,7 @@ Owns what docs/numbers.md records. Everything runs on loopback, on files in one 
     restore    bytes and times of a file's restore at 10 GiB and 1 TiB, and of a whole volume's
     group      how long a host's write waits when a group of eight pairs is split
     share      what each of two primaries gets of one secondary
+    lab        how long the lab takes to be up, and its kernels' memory
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from pathlib import Path
 
 from deploy.bench_group import measure_group
 from deploy.bench_intent import measure_intent
+from deploy.bench_lab import measure_lab
 from deploy.bench_lio import measure_lio
 from deploy.bench_restore import measure_restore
 from deploy.bench_share import measure_share
@@ -172,6 +174,7 @@ MEASURES: dict[str, Callable[[Path], Mapping[str, object]]] = {
     "group": measure_group,
     "share": measure_share,
     "restore": measure_restore,
+    "lab": measure_lab,
 }
 
 
