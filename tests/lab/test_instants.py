@@ -90,7 +90,7 @@ def test_a_group_is_split_at_one_instant_between_two_writes(lab: Lab) -> None:
 
 
 def test_a_quick_backup_is_of_its_instant(lab: Lab, ext4: DataSet) -> None:
-    """What is spoiled while the third is still being filled comes back as it was."""
+    """It does not wait for what differs; what is spoiled right after it comes back as it was."""
     host1, path = lab.host("host1"), f"{ext4.mountpoint}/quick"
     settling.make_whole(lab, ext4)
     data_sets.wait_mounted(lab, ext4)
