@@ -47,6 +47,11 @@ def explain(operation: Operation, error: OSError) -> str:
         return (
             f"the kernel refuses the name {name} ({error.strerror}); choose a plainer volume name"
         )
+    if number == errno.EPERM and "/auth/" in path:
+        return (
+            "the kernel takes CHAP secrets from CAP_SYS_ADMIN alone; run as root, or install "
+            "systemd/lio/chap.conf beside the unit"
+        )
     if number in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return (
             f"no right to change {path} ({error.strerror}); run as root, or with "

@@ -83,10 +83,10 @@ def carry_out(root: Path, operation: Operation) -> None:
 
 
 def _write(path: Path, value: str) -> None:
-    """One write system call: configfs takes each call as a whole value."""
+    """One write system call: configfs takes each call as a whole value, a line's end included."""
     file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
-        os.write(file, value.encode() + b"\n")
+        os.write(file, value.encode())
     finally:
         os.close(file)
 

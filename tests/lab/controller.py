@@ -44,6 +44,8 @@ class Controller:
         unit = unit.replace("PrivateTmp=yes", f"PrivateTmp=yes\nBindReadOnlyPaths={ROOT}")
         self.put("/etc/systemd/system/trilund@.service", unit)
         self.put(f"{DROP_INS}/lio.conf", (SYSTEMD / "lio/trilund.conf").read_text())
+        if "[target.chap]" in self.more:
+            self.put(f"{DROP_INS}/chap.conf", (SYSTEMD / "lio/chap.conf").read_text())
         self.configure(self.more)
         modules = (SYSTEMD / "lio/modules-load.conf").read_text().splitlines()
         names = " ".join(line for line in modules if not line.startswith("#"))

@@ -15,9 +15,9 @@ LUN = "iscsi/iqn.2026-11.io.trilun:n.v/tpgt_1/lun/lun_0"
 @pytest.mark.parametrize(
     ("shown", "written"),
     [
-        ("TG Port Alias: default_tg_pt_gp\nTG Port Group ID: 0\n", "default_tg_pt_gp\n"),
-        ("TG Port Alias: mine\nTG Port Group ID: 5\n", "mine\n"),
-        ("", "NULL\n"),
+        ("TG Port Alias: default_tg_pt_gp\nTG Port Group ID: 0\n", "default_tg_pt_gp"),
+        ("TG Port Alias: mine\nTG Port Group ID: 5\n", "mine"),
+        ("", "NULL"),
     ],
 )
 def test_a_lun_is_put_into_the_group_it_is_in(tmp_path: Path, shown: str, written: str) -> None:

@@ -33,6 +33,7 @@ def refused(number: int) -> OSError:
         (Operation(Kind.REMOVE, "core/user_747/x"), errno.EBUSY, "something that isn't ours"),
         (Operation(Kind.WRITE, "core/user_747/x/enable"), errno.ENOMEM, "free some"),
         (SECRET, errno.EIO, "dmesg"),
+        (SECRET, errno.EPERM, "CAP_SYS_ADMIN alone; run as root, or install systemd/lio/chap.conf"),
     ],
 )
 def test_a_sentence_with_a_next_step(operation: Operation, number: int, words: str) -> None:
