@@ -19,7 +19,7 @@ from controller.api.topics import StateKind
 from controller.api.verbs import VERBS
 from controller.exports import Exporter
 from controller.link.tcp import TcpNetwork
-from controller.link.transport import Peer
+from controller.link.transport import Network, Peer
 from controller.node import LoopClock, Node, NodeSettings, Surroundings
 from controller.outcome import Outcome
 from controller.volume.file import DirectoryDisk
@@ -187,6 +187,7 @@ async def start_node(
     crashes: bool = False,
     boot_id: str = "one boot",
     front_end: Exporter | None = None,
+    network: Network | None = None,
 ) -> Running:
     """Start a node over the files in `directory`; they may be those of an earlier run."""
     offload = ThreadOffload(asyncio.get_running_loop())
@@ -200,7 +201,7 @@ async def start_node(
     world = Surroundings(
         disk=wrap(disk),
         meta_disk=meta_disk,
-        network=TcpNetwork(),
+        network=network or TcpNetwork(),
         exporter=front_end or exporter,
         clock=LoopClock(),
         new_id=lambda: uuid.uuid4().hex,

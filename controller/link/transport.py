@@ -38,6 +38,8 @@ HELLO_WITHIN_S = 5.0
 RETRY_MIN_S = 0.2
 RETRY_MAX_S = 5.0
 RECEIVE_BUFFER_BYTES = 2 * (HEADER_BYTES + MAX_PAYLOAD_BYTES)
+TURN_BYTES = 512 << 10
+"""Taken from one connection before the loop looks at the next: what is fair between peers."""
 JOIN_BELOW_BYTES = 64 << 10
 """A payload up to this size is joined with its header: one system call is dearer than the copy."""
 
@@ -98,6 +100,8 @@ class Connection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray(RECEIVE_BUFFER_BYTES)
         self._view = memoryview(self._buffer)
+        self._at = 0
+        """Where what has not been parsed yet begins; it ends at `_filled`."""
         self._filled = 0
         self._heard_at_s = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
@@ -122,18 +126,22 @@ class Connection(asyncio.BufferedProtocol):
         return encode_header(Kind.HELLO, payload=payload) + payload
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
-        """Room behind what has not been parsed yet."""
-        return self._view[self._filled :]
+        """Room for a turn behind what has not been parsed yet."""
+        if RECEIVE_BUFFER_BYTES - self._filled < TURN_BYTES:
+            # Part of a frame, so it fits before where it was.
+            left = self._filled - self._at
+            self._view[:left] = self._view[self._at : self._filled]
+            self._at, self._filled = 0, left
+        return self._view[self._filled : self._filled + TURN_BYTES]
 
     def buffer_updated(self, nbytes: int) -> None:
         """Parse every whole frame, keep the rest."""
         self._heard_at_s = self._loop.time()
         self._filled += nbytes
-        at = 0
         try:
-            while (parsed := parse(self._view[at : self._filled])) is not None:
+            while (parsed := parse(self._view[self._at : self._filled])) is not None:
                 frame, size = parsed
-                at += size
+                self._at += size
                 if self.stream is not None and frame.kind is not Kind.HELLO:
                     if frame.kind is Kind.PING:
                         self.send(encode_header(Kind.PONG))
@@ -147,10 +155,8 @@ class Connection(asyncio.BufferedProtocol):
         except (FrameError, ExchangeError, ValidationError) as error:
             self.abort(f"protocol error: {str(error).splitlines()[0]}")
             return
-        if at:
-            left = self._filled - at
-            self._view[:left] = bytes(self._view[at : self._filled])
-            self._filled = left
+        if self._at == self._filled:
+            self._at = self._filled = 0
         if self.stream is not None and self.stream.owes_ack:
             self.stream.send_acks()
 
