@@ -1,8 +1,9 @@
 """A block store in a sparse file, and the directory that holds such files.
 
-Owns the file descriptors. Reads that the page cache can't answer, and every fsync, run in a
-worker thread; all else is done at once. Fails with StoreError; a failed fsync is reported
-once and never tried again (the kernel has dropped the dirty pages, so a second one would lie).
+Owns the file descriptors. Reads that the page cache can't answer, every fsync, and what shares
+extents run in a worker thread; all else is done at once. Fails with StoreError; a failed fsync is
+reported once and never tried again (the kernel has dropped the dirty pages, so a second one would
+lie).
 """
 
 from __future__ import annotations
@@ -48,6 +49,16 @@ def punch_hole(fd: int, offset_bytes: int, length_bytes: int) -> None:
         raise OSError(code, os.strerror(code))
 
 
+def _is_held(held: DirtyBitmap, offset_bytes: int, length_bytes: int) -> bool:
+    first, count = block_range(offset_bytes, length_bytes)
+    whole = (offset_bytes | length_bytes) % BLOCK_BYTES == 0
+    return whole and held.count_in(first, count) == count
+
+
+def _clone(fd: int, place: bytes) -> None:
+    fcntl.ioctl(fd, FICLONERANGE, place)
+
+
 class FileStore:
     """One sparse file. Not thread-safe: everything is called on the loop."""
 
@@ -69,8 +80,8 @@ class FileStore:
 
     @property
     def writes_at_once(self) -> bool:
-        """A buffered pwrite is done when it returns."""
-        return True
+        """A buffered pwrite is done when it returns; what is shared is done by a thread."""
+        return self._twin is None
 
     def read(self, offset_bytes: int, into: memoryview, done: StoreDone) -> None:
         """Fill `into` from the page cache at once, else in a worker thread."""
@@ -99,12 +110,16 @@ class FileStore:
         self._in_thread(blocking, "read", done)
 
     def write(self, offset_bytes: int, data: memoryview, done: StoreDone) -> None:
-        """Write through the page cache, now."""
+        """Write through the page cache, now, what isn't shared."""
+        twin = self._twin
+        if twin is not None and _is_held(twin[1], offset_bytes, len(data)):
+            self._share(twin, offset_bytes, data, done)
+        else:
+            self._put(offset_bytes, data, done)
+
+    def _put(self, offset_bytes: int, data: memoryview, done: StoreDone) -> None:
         if self._closing:
             done(self._closed_error())
-            return
-        if self._twin is not None and self._shared(*self._twin, offset_bytes, len(data)):
-            done(None)
             return
         try:
             written = os.pwrite(self._fd, data, offset_bytes)
@@ -121,24 +136,52 @@ class FileStore:
         if isinstance(source, FileStore) and held is not None:
             self._twin = (source, held)
 
-    def _shared(
-        self, source: FileStore, held: DirtyBitmap, offset_bytes: int, length_bytes: int
-    ) -> bool:
-        first, count = block_range(offset_bytes, length_bytes)
-        if (offset_bytes | length_bytes) % BLOCK_BYTES or held.count_in(first, count) < count:
-            return False
-        try:
-            fcntl.ioctl(self._fd, FICLONERANGE, source.range_of(offset_bytes, length_bytes))
-        except OSError:
+    def _share(
+        self,
+        twin: tuple[FileStore, DirtyBitmap],
+        offset_bytes: int,
+        data: memoryview,
+        done: StoreDone,
+    ) -> None:
+        """Share a range, in a thread: the ioctl waits for writeback and for the journal.
+
+        The write isn't done before, so that a flush comes behind it, and what it holds stays held.
+        """
+        source = twin[0]
+        place = source.lend(offset_bytes, len(data))
+        if place is None:
+            self._put(offset_bytes, data, done)
+            return
+
+        def ended(error: StoreError | None) -> None:
+            source.give_back()
+            if error is None:
+                done(None)
+                return
             # Another file system, or one that shares nothing; whatever else it is, writing will
             # meet it, too.
-            self._twin = None
-            return False
-        return True
+            if self._twin is twin:
+                self._twin = None
+            self._put(offset_bytes, data, done)
 
-    def range_of(self, offset_bytes: int, length_bytes: int) -> bytes:
-        """A range of this file for FICLONERANGE, to the same place of another."""
+        self._in_thread(lambda: _clone(self._fd, place), "clone", ended)
+
+    def lend(self, offset_bytes: int, length_bytes: int) -> bytes | None:
+        """A range of this file for FICLONERANGE, to the same place of another; None when closed.
+
+        Until `give_back` the descriptor stays what it is: its number, used again, would be
+        another file.
+        """
+        if self._closing:
+            return None
+        self._in_threads += 1
         return CLONE_RANGE.pack(self._fd, offset_bytes, length_bytes, offset_bytes)
+
+    def give_back(self) -> None:
+        """Some thread uses the descriptor no more."""
+        self._in_threads -= 1
+        if self._closing and self._in_threads == 0:
+            os.close(self._fd)
 
     def discard(self, offset_bytes: int, length_bytes: int, done: StoreDone) -> None:
         """Punch a hole, now."""
@@ -181,9 +224,7 @@ class FileStore:
         self._in_threads += 1
 
         def ended(error: BaseException | None) -> None:
-            self._in_threads -= 1
-            if self._closing and self._in_threads == 0:
-                os.close(self._fd)
+            self.give_back()
             if error is None:
                 done(None)
             elif isinstance(error, OSError):

@@ -110,8 +110,9 @@ class SharingStore(Protocol):
     def share_with(self, source: BlockStore | None, held: DirtyBitmap | None) -> None:
         """From now on whatever is written to blocks that are set in `held` is what `source` has.
 
-        `held` changes under the store; None ends it. A store that can't share such a block
-        writes it.
+        `held` changes under the store; None ends it, and what is under way then may take over
+        what `source` has by then. A store that can't share such a block writes it. Meanwhile
+        writes need not be done at once.
         """
 
 

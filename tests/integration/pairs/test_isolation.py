@@ -1,17 +1,20 @@
-"""One primary's disk at the secondary hangs: the others' writes and flushes go on."""
+"""A disk hangs: writes and flushes of the volumes that don't need it go on."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 from pathlib import Path
 
 import pytest
 
 from controller.api import messages as m
 from targets.lun import LunError
-from tests.hanging import Hanging
+from tests.hanging import Clones, Hanging
+from tests.integration.pairs.quick import QUICK, copied, fast, parted, slow
+from tests.integration.pairs.quick import SIZE as SMALL
 from tests.integration.pairs.test_collection import SIZE, Sites, collection
-from tests.rig import Running, flush, write
+from tests.rig import Running, flush, two_nodes, write
 
 BLOCK = 4096
 HOST_READS = 64
@@ -71,3 +74,28 @@ async def test_resyncs_go_on_beside_a_disk_that_hangs(
             await sites.in_sync("a2")
             assert sites["a1"].pair("remote-a1").state is m.PairState.COPY
         await sites.in_sync("a1")
+
+
+async def test_writes_go_on_while_the_third_takes_over_extents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clones = Clones(monkeypatch)
+    async with two_nodes(tmp_path) as (a, b):
+        await parted(a, b)
+        at_split = b.image("second")
+        await slow(b)
+        splitting = asyncio.ensure_future(b.do("pair.split", QUICK))
+        try:
+            await clones.begun(1)
+            for at in range(0, 1 << 20, 64 << 10):
+                await write(a.volume("first"), SMALL - (1 << 20) + at, b"n" * BLOCK)
+            await flush(a.volume("first"))
+            assert b.pair("local").behind
+        finally:
+            clones.let_go(OSError(errno.EXDEV, "another file system"))
+        await splitting
+        fast(b)
+        await copied(b)
+        assert clones.on_loop == 0
+        assert b.image("third") == at_split
+        assert b.image("second") == a.image("first")

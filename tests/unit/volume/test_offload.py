@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from controller.volume.bitmap import DirtyBitmap
 from controller.volume.file import DirectoryDisk
 from controller.volume.offload import ThreadOffload
-from controller.volume.store import BlockStore, StoreError, finished
-from tests.hanging import Hanging
+from controller.volume.store import BlockStore, SharingStore, StoreError, finished
+from tests.hanging import Clones, Hanging
 from tests.rig import eventually
 
 BLOCK = 4096
@@ -25,6 +27,13 @@ async def offload() -> AsyncIterator[ThreadOffload]:
     threads = ThreadOffload(asyncio.get_running_loop())
     yield threads
     await asyncio.to_thread(threads.close)
+
+
+@pytest.fixture
+def clones(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clones]:
+    found = Clones(monkeypatch)
+    yield found
+    found.let_go()
 
 
 @pytest.fixture
@@ -95,3 +104,73 @@ async def test_closing_waits_for_what_waits(hanging: Hanging, tmp_path: Path) ->
     await closing
     await eventually(lambda: len(ended) == HUNG_READS)
     store.close()
+
+
+# ---------------------------------------------------------------- shared extents
+
+
+def sharing(disk: DirectoryDisk) -> tuple[BlockStore, BlockStore]:
+    """A source of which the first 16 blocks are held, and a target that shares them."""
+    source, target = opened(disk, "source"), opened(disk, "target")
+    source.write(0, memoryview(b"s" * 16 * BLOCK), lambda _error: None)
+    held = DirtyBitmap(64)
+    held.set(0, 16)
+    assert isinstance(target, SharingStore)
+    target.share_with(source, held)
+    return source, target
+
+
+async def test_the_loop_goes_on_while_extents_are_being_shared(
+    tmp_path: Path, offload: ThreadOffload, clones: Clones
+) -> None:
+    source, target = sharing(DirectoryDisk(tmp_path, offload.lane))
+    assert not target.writes_at_once
+    ended: list[StoreError | None] = []
+    target.write(0, memoryview(b"s" * 2 * BLOCK), ended.append)
+    await clones.begun(1)
+    source.write(32 * BLOCK, memoryview(b"w" * BLOCK), ended.append)
+    target.write(32 * BLOCK, memoryview(b"w" * BLOCK), ended.append)
+    assert ended == [None, None], "what isn't held is written as ever"
+    assert await read(source) == b"s" * BLOCK
+    clones.let_go()
+    await eventually(lambda: len(ended) == 3)
+    assert ended == [None] * 3
+    assert clones.on_loop == 0
+    for store in (source, target):
+        store.close()
+
+
+async def test_what_cannot_be_shared_is_written(
+    tmp_path: Path, offload: ThreadOffload, clones: Clones
+) -> None:
+    source, target = sharing(DirectoryDisk(tmp_path, offload.lane))
+    ended: list[StoreError | None] = []
+    for number in range(3):
+        target.write(number * BLOCK, memoryview(b"s" * BLOCK), ended.append)
+    await clones.begun(3)
+    clones.let_go(OSError(errno.EOPNOTSUPP, "not here"))
+    await eventually(lambda: len(ended) == 3)
+    assert ended == [None] * 3
+    assert target.writes_at_once, "it is not tried again"
+    assert (tmp_path / "target").read_bytes()[: 4 * BLOCK] == b"s" * 3 * BLOCK + b"d" * BLOCK
+    for store in (source, target):
+        store.close()
+
+
+async def test_a_source_that_is_closed_meanwhile_is_no_other_file(
+    tmp_path: Path, offload: ThreadOffload, clones: Clones
+) -> None:
+    disk = DirectoryDisk(tmp_path, offload.lane)
+    source, target = sharing(disk)
+    ended: list[StoreError | None] = []
+    target.write(0, memoryview(b"s" * BLOCK), ended.append)
+    await clones.begun(1)
+    source.close()
+    other = opened(disk, "other")
+    clones.let_go()
+    await eventually(lambda: len(ended) == 1)
+    assert clones.sources == ["source"]
+    target.write(BLOCK, memoryview(b"s" * BLOCK), ended.append)
+    assert ended == [None, None], "nothing is shared with what is closed"
+    for store in (other, target):
+        store.close()
