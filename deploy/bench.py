@@ -1,6 +1,7 @@
 """Measurements, as ratios against a peer in the same run where there is one.
 
-Owns what docs/numbers.md records. Everything runs on loopback, on files in one directory.
+Owns what docs/numbers.md records. Everything runs on loopback, on files in one directory. Ends with
+1 when a value misses its bar (`deploy.bench_bars`), and says which.
     memory     resident size of controllers with a 1 TiB sparse volume and one pair
     recovery   what is compared and copied after a crash, and after a cut of the link
     target     the embedded target against tgtd: the same client, the same file system
@@ -28,6 +29,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from deploy.bench_bars import bar_of, missed
 from deploy.bench_group import measure_group
 from deploy.bench_intent import measure_intent
 from deploy.bench_lab import measure_lab
@@ -190,32 +192,44 @@ def main() -> int:
     # A terminated benchmark unwinds like an interrupted one, so that nothing stays behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     results: dict[str, object] = {}
+    misses: list[str] = []
     for name in arguments.what:
         directory = Path(tempfile.mkdtemp(prefix="trilun-bench-", dir="/var/tmp"))
         try:
-            results[name] = MEASURES[name](directory)
+            found = MEASURES[name](directory)
         except (PairError, LabError) as error:
             print(f"bench {name}: {error}", file=sys.stderr)
             return 1
         finally:
             shutil.rmtree(directory, ignore_errors=True)
+        results[name] = found
+        misses += [f"bench {name}: {sentence}" for sentence in missed(name, found)]
         if not arguments.json:
-            show(name, results[name])
+            show(name, found)
     if arguments.json:
         print(json.dumps(results, indent=2))
-    return 0
+    for each in misses:
+        print(each, file=sys.stderr)
+    return 1 if misses else 0
 
 
-def show(name: str, found: object) -> None:
+def show(name: str, found: Mapping[str, object]) -> None:
     """A table for people."""
-    assert isinstance(found, dict)
     print(name)
     for key, value in found.items():
         if isinstance(value, dict):
-            cells = "  ".join(f"{label} {number:10.2f}" for label, number in value.items())
+            cells = "  ".join(
+                f"{label} {number:10.2f}{_bar(name, key, label)}" for label, number in value.items()
+            )
             print(f"  {key:<28} {cells}")
         else:
-            print(f"  {key:<22} {value:10.2f}")
+            print(f"  {key:<22} {value:10.2f}{_bar(name, key)}")
+
+
+def _bar(what: str, line: str, value: str = "") -> str:
+    """The column that says what a value may be at most."""
+    bar = bar_of(what, line, value)
+    return "" if bar is None else f"  bar {bar:g}"
 
 
 if __name__ == "__main__":
