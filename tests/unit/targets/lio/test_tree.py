@@ -98,7 +98,9 @@ def test_steps_are_taken_and_may_be_repeated(tmp_path: Path) -> None:
     carry_out(tmp_path, Operation(Kind.MAKE, "b"))
     (tmp_path / "a/file").write_text("")
     carry_out(tmp_path, Operation(Kind.WRITE, "a/file", "value"))
-    assert (tmp_path / "a/file").read_text() == "value", "a line's end becomes part of a CHAP secret"
+    assert (tmp_path / "a/file").read_text() == "value", (
+        "a line's end becomes part of a CHAP secret"
+    )
     carry_out(tmp_path, Operation(Kind.LINK, "a/l", "b"))
     assert (tmp_path / "a/l").resolve() == (tmp_path / "b").resolve()
     carry_out(tmp_path, Operation(Kind.UNLINK, "a/l"))
