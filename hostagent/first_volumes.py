@@ -232,7 +232,7 @@ class FirstVolumeKeeper:
     async def still_frozen(self, data_set: str) -> bool:
         """Whether the freeze has held until now."""
         freeze = self._find(data_set).freeze
-        return freeze is not None and freeze.holds
+        return freeze is not None and await self._blocking.run(freeze.lasts)
 
     async def thaw(self, data_set: str) -> float:
         """Thaw; how long it was frozen, in seconds, 0 when it wasn't."""

@@ -46,10 +46,7 @@ class Freeze:
                 raise HostError(
                     f"{mountpoint} is frozen by somebody else", f"run `fsfreeze -u {mountpoint}`"
                 ) from exc
-            raise HostError(
-                f"{mountpoint} can't be frozen: {exc.strerror}",
-                "take the backup without quiescing, and stop the application instead",
-            ) from exc
+            raise _not_frozen(mountpoint, exc) from exc
         freeze._frozen_at_s = time.monotonic()
         return freeze
 
@@ -58,13 +55,32 @@ class Freeze:
         """Whether it is still frozen: the guard hasn't thawed it."""
         return self._guard.poll() is None
 
+    def lasts(self) -> bool:
+        """Whether it has been frozen until now, whoever may have thawed it. Raises HostError.
+
+        The kernel shows that to nobody: a second freeze tells, which a frozen file system refuses.
+        """
+        if not self.holds:
+            return False
+        try:
+            _ioctl(self._mountpoint, FIFREEZE)
+        except OSError as exc:
+            if exc.errno == errno.EBUSY:
+                return True
+            raise _not_frozen(self._mountpoint, exc) from exc
+        thaw(self._mountpoint)
+        return False
+
     @property
     def elapsed_s(self) -> float:
         """Seconds since the freeze."""
         return time.monotonic() - self._frozen_at_s
 
     def end(self) -> float:
-        """Thaw and let the guard go; returns how long it was frozen, in seconds."""
+        """Thaw and let the guard go; returns how long it was frozen, in seconds.
+
+        Somebody may have thawed it since it was looked at: what it was for is over then.
+        """
         thaw(self._mountpoint)
         elapsed_s = self.elapsed_s
         self._dismiss()
@@ -76,6 +92,13 @@ class Freeze:
         self._guard.stdin.close()
         self._guard.stdout.close()
         self._guard.wait()
+
+
+def _not_frozen(mountpoint: Path, exc: OSError) -> HostError:
+    return HostError(
+        f"{mountpoint} can't be frozen: {exc.strerror}",
+        "take the backup without quiescing, and stop the application instead",
+    )
 
 
 def write_out(mountpoint: Path) -> None:

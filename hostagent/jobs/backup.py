@@ -117,7 +117,8 @@ async def mark(context: JobContext) -> None:
     await context.ask(data_set.primary, "backup.mark", params, m.PairInfo, "mark")
     if asked["quiesce"] and not await context.ports.first.still_frozen(data_set.name):
         raise HostError(
-            f"the file system thawed by itself after {data_set.freeze_ttl_s:g} s, before the split",
+            "the file system thawed before the split: by itself after "
+            f"{data_set.freeze_ttl_s:g} s, or by somebody else",
             "look at the link between the controllers, or raise freeze_ttl_s; then try again",
         )
 
@@ -130,7 +131,9 @@ async def unmark(context: JobContext) -> None:
         return
     await mirror_split_remote(context)
     local = await show_pair(context, data_set.secondary, facts["pair"])
-    if local.state in SPLIT and local.backup_number == facts["number"]:
+    # A restore on the other host may have taken the slot since, under the same number.
+    ours = (facts["number"], facts["at"], context.record.params["label"])
+    if local.state in SPLIT and (local.backup_number, local.split_at, local.split_label) == ours:
         await follow_again(context, local.name, "resync-back")
 
 

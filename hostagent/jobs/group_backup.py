@@ -104,8 +104,8 @@ async def _check_frozen(context: JobContext) -> None:
     for entry in context.data_sets:
         if not await first.still_frozen(entry.name):
             raise HostError(
-                f"the file system of '{entry.name}' thawed by itself after "
-                f"{entry.freeze_ttl_s:g} s, before all were split",
+                f"the file system of '{entry.name}' thawed before all were split: by itself after "
+                f"{entry.freeze_ttl_s:g} s, or by somebody else",
                 "look at the link between the controllers, or raise freeze_ttl_s; then try again",
             )
 

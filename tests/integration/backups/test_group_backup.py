@@ -254,7 +254,7 @@ async def test_where_one_fails_neither_has_a_backup(
         assert info.state is JobState.FAILED, info
         words = {
             "slot": "'log-2'",
-            "thawed": "'log' thawed by itself after 5 s",
+            "thawed": "'log' thawed before all were split: by itself after 5 s",
             "cut under the mark": "went away",
             "cut before it is kept": "that instant",
         }

@@ -359,6 +359,27 @@ async def test_a_backup_that_had_chosen_the_slot_leaves_it_to_the_restore(tmp_pa
         await kept(kit, restored[0], now, image)
 
 
+async def test_a_backup_in_vain_leaves_the_slot_to_the_restore(tmp_path: Path) -> None:
+    """Both chose the same slot and number, and the restore has marked it last."""
+    async with rig(tmp_path, slots=2) as kit:
+        await backed_up(kit)
+        label = "before-whole-0123456789"
+
+        async def restore() -> None:
+            kit.frozen = False
+            await kit.b.do("pair.resync", m.PairResync(name="local-2"))
+            await kit.b.until("local-2", S.PAIR)
+            params = m.PairSplit(name="local-2", label=label, at=9.0, number=2)
+            await kit.b.do("pair.split", params)
+
+        kit.meanwhile["after backup.mark"] = restore
+        info = await kit.backup("late")
+        assert info.state is JobState.FAILED
+        assert "thawed before the split" in info.error
+        slot = kit.b.pair("local-2")
+        assert (slot.state, slot.split_label) == (S.PSUS, label)
+
+
 async def test_a_split_whose_answer_was_lost_is_recognized(tmp_path: Path) -> None:
     async with rig(tmp_path, slots=2) as kit:
         image, now = await backed_up(kit)

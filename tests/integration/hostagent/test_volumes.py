@@ -246,6 +246,24 @@ def test_the_guard_thaws_when_the_time_is_up(
     volumes.unmount("vol")
 
 
+@pytest.mark.parametrize("filesystem", FILESYSTEMS)
+def test_a_file_system_that_somebody_else_thaws_is_not_taken_for_frozen(
+    volumes: HostVolumes, target: Target, tmp_path: Path, runtime: Path, filesystem: Filesystem
+) -> None:
+    image = make_image(tmp_path / "image", filesystem)
+    plan = MountPlan(target.serve(image), filesystem, runtime / "mnt")
+    volumes.mount("vol", plan)
+    freeze = Freeze.begin(plan.mountpoint, 20.0)
+    assert freeze.lasts()
+    assert freeze.lasts(), "looking changes nothing"
+    assert thaw(plan.mountpoint)
+    assert freeze.holds, "the guard doesn't know"
+    assert not freeze.lasts()
+    (plan.mountpoint / "x").write_text("nor is it frozen by looking")
+    freeze.end()
+    volumes.unmount("vol")
+
+
 def test_the_guard_thaws_when_the_agent_dies(
     volumes: HostVolumes, target: Target, tmp_path: Path, runtime: Path
 ) -> None:

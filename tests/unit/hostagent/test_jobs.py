@@ -339,7 +339,7 @@ async def test_a_freeze_that_ran_out_is_no_quiesced_backup(kit: Kit, in_sync: Wo
     in_sync.still_frozen = expired  # type: ignore[method-assign]
     info = await kit.run(JobKind.BACKUP, dict(BACKUP_PARAMS))
     assert info.state is JobState.FAILED
-    assert "thawed by itself" in info.error
+    assert "thawed before the split" in info.error
 
 
 async def test_backup_needs_the_remote_pair_in_pair(kit: Kit, in_sync: World) -> None:
