@@ -387,5 +387,6 @@ def _released_for_another(first: _First) -> RejectedError:
     return RejectedError(
         Code.IN_USE,
         f"'{first.config.name}' is released for job {first.released_for}",
-        f"wait for it with `trilun job show {first.released_for}`",
+        f"wait for it with `trilun job wait {first.released_for}`; where there is no such job any "
+        f"more: `trilun fs reclaim {first.config.name} --job {first.released_for}`",
     )

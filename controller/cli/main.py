@@ -19,6 +19,7 @@ from controller.api.errors import RejectedError
 from controller.cli.backup import backup
 from controller.cli.completion import PROGRAM, completion
 from controller.cli.databases import db
+from controller.cli.first_volumes import fs
 from controller.cli.groups import group
 from controller.cli.jobs import job
 from controller.cli.look import cat, diff, ls
@@ -70,7 +71,9 @@ def cli(
     session.timeout_s = timeout_s
 
 
-for _command in (volume, pair, group, backup, restore, job, ls, cat, diff, db, status, completion):
+for _command in (
+    volume, pair, group, backup, restore, job, ls, cat, diff, db, fs, status, completion,
+):  # fmt: skip
     cli.add_command(_command)
 for _command in (takeover, swap):
     pair.add_command(_command)

@@ -28,7 +28,8 @@ from hostagent.records import RecordStore
 InfoT = TypeVar("InfoT", bound=m.Info)
 SAVE_FOR_S = 600.0
 """How long a disk that refuses the record is asked again."""
-_COMMITTED = "committed"
+COMMITTED = "committed"
+"""The fact that says so."""
 _PARTS = "parts"
 
 
@@ -116,11 +117,11 @@ class JobContext:
     @property
     def committed(self) -> bool:
         """Whether only forward is possible."""
-        return bool(self.record.facts.get(_COMMITTED, False))
+        return bool(self.record.facts.get(COMMITTED, False))
 
     async def commit(self, committed: bool) -> None:
         """Say, durably, that from here on only forward is possible (or that it still isn't)."""
-        self.record.facts[_COMMITTED] = committed
+        self.record.facts[COMMITTED] = committed
         await self.save()
 
     async def save(self, *, once: bool = False) -> None:

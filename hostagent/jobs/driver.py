@@ -19,7 +19,7 @@ from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from controller.api.messages import JobKind, JobState
 from hostagent.errors import FinalError, as_rejected
-from hostagent.jobs.context import JobContext
+from hostagent.jobs.context import COMMITTED, JobContext
 from hostagent.jobs.ports import Ports
 from hostagent.jobs.record import JobRecord, Phase
 from hostagent.jobs.retry import CAREFUL, INSISTENT, TRANSIENT, RetryPolicy, wait_s
@@ -64,7 +64,7 @@ class Driver:
             exc = self._unexpected(record, exc)
         rejected = as_rejected(exc)
         go_on = f"go on with `trilun job resume {record.id}`"
-        if not record.facts.get("committed"):
+        if not record.facts.get(COMMITTED):
             go_on += f", or undo it with `trilun job cancel {record.id}`"
         return RejectedError(rejected.code, rejected.message, f"{rejected.next_step}; then {go_on}")
 

@@ -26,8 +26,9 @@ from controller.api.errors import RejectedError
 from controller.api.messages import JobInfo, JobKind, JobState
 from hostagent.config import DataSetConfig
 from hostagent.errors import as_rejected
-from hostagent.jobs.context import JobContext
+from hostagent.jobs.context import COMMITTED, JobContext
 from hostagent.jobs.driver import Driver, Job
+from hostagent.jobs.lost import of_unknown_data_set, unreadable
 from hostagent.jobs.ports import Ports
 from hostagent.jobs.record import JobRecord, Phase
 from hostagent.jobs.steps import JobTable
@@ -59,6 +60,8 @@ class JobEngine:
         self._blocking = blocking
         self._ports = ports
         self._jobs: dict[str, Job] = {}
+        self._lost: dict[str, JobInfo] = {}
+        """Which nobody can go on with; their records stay."""
         self._driver = Driver(node, tables, ports)
 
     async def load(self, data_sets: dict[str, DataSetConfig]) -> None:
@@ -68,17 +71,28 @@ class JobEngine:
                 body = await self._blocking.run(self._store.load, name)
                 record = JobRecord.model_validate(body)
             except (RecordError, ValidationError) as exc:
-                _log.error("job record unreadable", job=name, problem=" ".join(str(exc).split()))
+                problem = " ".join(str(exc).split())
+                _log.error("job record unreadable", job=name, problem=problem)
+                path = self._store.directory / f"{name}.json"
+                self._lose(unreadable(self._node, name, str(path), problem))
                 continue
             unknown = [each for each in record.data_sets if each not in data_sets]
-            if unknown:
+            if unknown and (record.phase is not Phase.ENDED or _resumable(record)):
                 _log.error("job of an unknown data set", job=name, data_set=unknown[0])
+                shown = record.info(self._node, self._tables[record.kind].names)
+                self._lose(of_unknown_data_set(shown, unknown[0]))
                 continue
-            job = self._add(record, [data_sets[each] for each in record.data_sets])
+            known = [data_sets[each] for each in record.data_sets if each in data_sets]
+            job = self._add(record, known)
             job.context.publish()
             if record.phase is not Phase.ENDED:
                 self._rewind(record)
                 self._start(job)
+
+    def _lose(self, info: JobInfo | None) -> None:
+        if info is not None:
+            self._lost[info.id] = info
+            self._ports.publish(info)
 
     async def begin(
         self,
@@ -122,11 +136,13 @@ class JobEngine:
     def list_jobs(self) -> list[JobInfo]:
         """Every job we remember, oldest first."""
         infos = [job.context.info() for job in self._jobs.values()]
+        infos += self._lost.values()
         return sorted(infos, key=lambda info: info.started_at)
 
     def show(self, job_id: str) -> JobInfo:
         """One job; raises RejectedError (not_found)."""
-        return self._find(job_id).context.info()
+        lost = self._lost.get(job_id)
+        return self._find(job_id).context.info() if lost is None else lost
 
     async def cancel(self, job_id: str) -> tuple[JobInfo, bool]:
         """Undo a running job; False when there is nothing to cancel. Raises RejectedError."""
@@ -165,7 +181,7 @@ class JobEngine:
             return self._go_on(job)
         if record.phase is not Phase.ENDED:
             return job.context.info(), False
-        if record.ends_as is not JobState.FAILED or not job.context.committed:
+        if not _resumable(record):
             raise RejectedError(
                 Code.WRONG_STATE,
                 f"job {job_id} has ended, with nothing left to be gone on with",
@@ -213,6 +229,9 @@ class JobEngine:
     # -- jobs in memory
 
     def _find(self, job_id: str) -> Job:
+        lost = self._lost.get(job_id)
+        if lost is not None:
+            raise RejectedError(lost.code, lost.error, lost.next_step)
         job = self._jobs.get(job_id)
         if job is None:
             raise RejectedError(
@@ -264,13 +283,20 @@ class JobEngine:
 
     async def _forget_old(self) -> None:
         ended = [j.context.record for j in self._jobs.values()]
-        ended = sorted((r for r in ended if r.phase is Phase.ENDED), key=lambda r: r.ended_at)
+        ended = [r for r in ended if r.phase is Phase.ENDED and not _resumable(r)]
+        ended = sorted(ended, key=lambda r: r.ended_at)
         looks = [record for record in ended if record.kind is JobKind.LOOK]
         ended = [record for record in ended if record.kind is not JobKind.LOOK]
         for record in ended[:-MAX_ENDED] + looks[:-MAX_ENDED_LOOKS]:
             del self._jobs[record.id]
             self._ports.forget(record.id)
             await self._blocking.run(self._store.delete, record.id)
+
+
+def _resumable(record: JobRecord) -> bool:
+    """Whether it failed where only forward is possible: somebody still has to go on with it."""
+    ended = record.phase is Phase.ENDED and record.ends_as is JobState.FAILED
+    return ended and bool(record.facts.get(COMMITTED))
 
 
 def _tell_of_crash(task: asyncio.Task[None]) -> None:
