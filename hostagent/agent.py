@@ -160,6 +160,7 @@ class Agent:
             "force": params.force,
             "from_backup": params.from_backup,
             "verify": params.verify,
+            "discard_writes": params.discard_writes,
         }
         if params.whole:
             undo = params.undo or m.Undo.REQUIRED

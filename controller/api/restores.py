@@ -47,6 +47,8 @@ class RestoreStart(Params):
     dry_run: bool = False
     force: bool = False
     """Unmount host 1's file system even when processes hold it."""
+    discard_writes: bool = False
+    """Found split: what was written on the first volume since may be lost."""
     from_backup: Annotated[str, Field(max_length=128)] = ""
     """Label or local pair of the backup to restore from; empty: the newest."""
     whole: bool = False
@@ -81,6 +83,8 @@ class GroupRestoreStart(Params):
     dry_run: bool = False
     force: bool = False
     """Unmount host 1's file systems even when processes hold them."""
+    discard_writes: bool = False
+    """Found split: what was written on the first volumes since may be lost."""
     undo: Literal[Undo.REQUIRED, Undo.NEVER] = Undo.REQUIRED
     """Whether what is overwritten is kept, for all data sets alike."""
     keep: Keep | None = None
@@ -145,6 +149,10 @@ class RestorePlan(Info):
     """What that starting point means for writes made since, in a sentence."""
     overwritten_bytes: Bytes
     """Written on the first volume since the split: lost by the restore. 0 when in sync."""
+    discarded_bytes: Bytes = 0
+    """Of these, written since a split that the job found: lost only where that is allowed."""
+    needs: str = ""
+    """What has to be allowed for this restore, and why: an option, a colon, a sentence."""
     union_bytes: Bytes
     """Blocks marked on both sides now; the files' blocks come on top."""
     expected_union_bytes: Bytes = 0

@@ -47,6 +47,7 @@ def plan_parts(plan: m.RestorePlan) -> list[Table]:
                 ("starts from", plan.starting_point.replace("_", " ")),
                 ("that means", plan.meaning),
                 ("overwritten", format_size(plan.overwritten_bytes)),
+                ("needs", plan.needs),
                 ("union now", format_size(plan.union_bytes)),
                 ("union then", f"about {format_size(plan.expected_union_bytes)}"),
                 ("conflicts", "" if plan.whole else conflicts),

@@ -87,6 +87,8 @@ def restore() -> None:
 @click.option("--deadline", type=click.FloatRange(0.1, MAX_DEADLINE_S), default=None,
               metavar="SECONDS",
               help="Group: for all to be ready before any is overwritten.")  # fmt: skip
+@click.option("--discard-writes", is_flag=True,
+              help="Of a pair that is split: lose what was written on the first.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Show the plan, change nothing.")
 @click.option("--force", is_flag=True, help="Unmount on host 1 although it is in use.")
 @WAIT

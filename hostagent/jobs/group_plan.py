@@ -13,6 +13,7 @@ from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from hostagent.jobs import undo, whole
 from hostagent.jobs.context import JobContext
+from hostagent.jobs.discarding import NEEDS
 from hostagent.jobs.instants import choose_instant
 from hostagent.jobs.member import Member, each, members
 from hostagent.jobs.pairs import wait_copied
@@ -33,6 +34,7 @@ async def plan(context: JobContext) -> None:
         part.record.params = {**record.params, "from_backup": source.pair, "dry_run": True}
     await each(parts, _plan_one)
     _refuse_starts(context, parts)
+    _refuse_writes(context, parts)
     record.plan = _together(context, parts)
     if record.params["dry_run"]:
         raise EndEarlyError
@@ -81,6 +83,19 @@ def _refuse_starts(context: JobContext, parts: list[Member]) -> None:
         )
 
 
+def _refuse_writes(context: JobContext, parts: list[Member]) -> None:
+    """What was written behind the split is lost where that is allowed, of none before it is."""
+    needs = [part.facts[NEEDS] for part in parts if part.facts[NEEDS]]
+    if needs and not context.record.params["dry_run"]:
+        group = context.record.data_set
+        raise RejectedError(
+            Code.WRONG_STATE,
+            f"group '{group}' can't be restored without {'; '.join(needs)}",
+            f"allow it; or keep those writes: `trilun group resync {group} --forward`, "
+            f"`trilun group wait {group} PAIR`, then restore",
+        )
+
+
 async def _until_copied(part: Member) -> None:
     source = source_of(part)
     if source.behind:
@@ -106,6 +121,8 @@ def _together(context: JobContext, parts: list[Member]) -> m.RestorePlan:
             f"written on them since is lost, at most {overwritten} bytes in blocks. If not all "
             f"second volumes hold that within {deadline_s:g} s, nothing is",
             "overwritten_bytes": overwritten,
+            "discarded_bytes": sum(each.discarded_bytes for each in plans),
+            "needs": "; ".join(each.needs for each in plans if each.needs),
             "union_bytes": sum(each.union_bytes for each in plans),
             "expected_union_bytes": sum(each.expected_union_bytes for each in plans),
             "eta_s": sum(each.eta_s for each in plans),

@@ -25,6 +25,7 @@ from hostagent.jobs import views
 from hostagent.jobs.becoming import decide, foresee
 from hostagent.jobs.conflicts import close_now, look_for_conflicts
 from hostagent.jobs.context import JobContext
+from hostagent.jobs.discarding import look_for_writes
 from hostagent.jobs.pairs import (
     SPLIT,
     is_untouched,
@@ -79,6 +80,7 @@ async def plan(context: JobContext) -> None:
             first.next_step or f"look at `trilun pair show {first.name}`",
         )
     note_copies_back(context, first, anew=True)
+    look_for_writes(context, first)
     facts["overwritten"] = first.dirty_bytes
     facts["union"] = first.dirty_bytes + second.dirty_bytes
 

@@ -11,6 +11,7 @@ from hostagent.copying.beneath import shown
 from hostagent.copying.walk import MAX_LISTED, MAX_LISTED_BYTES, Found
 from hostagent.jobs.brief import fitting
 from hostagent.jobs.context import JobContext
+from hostagent.jobs.discarding import for_plan
 from hostagent.jobs.restore_files import place_of, policy_of, restored
 from hostagent.jobs.survey import source_of
 
@@ -68,6 +69,7 @@ def plan_of(context: JobContext, found: Found, steps: list[str]) -> m.RestorePla
         starting_point=facts["start"],
         meaning=meaning_of(facts["start"], facts["overwritten"]),
         overwritten_bytes=facts["overwritten"],
+        **for_plan(context),
         union_bytes=union_bytes,
         # Each file's last block is marked as a whole.
         expected_union_bytes=union_bytes + found.file_bytes + found.files * m.BLOCK_BYTES,

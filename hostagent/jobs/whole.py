@@ -22,6 +22,7 @@ from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from hostagent.jobs import checking, undo
 from hostagent.jobs.context import JobContext
+from hostagent.jobs.discarding import for_plan, look_for_writes
 from hostagent.jobs.pairs import SPLIT, note_copies_back, resync, show_pair, wait_copied
 from hostagent.jobs.recovering import databases_of, judge, recover
 from hostagent.jobs.restore import give_back, mirror_again, reclaim, release, resync_first
@@ -75,6 +76,7 @@ async def plan(context: JobContext) -> None:
             + (f": {first.reason}" if first.reason else ""),
             first.next_step or f"look at `trilun pair show {first.name}`",
         )
+    look_for_writes(context, first)
     note_copies_back(context, first, anew=True)
     await undo.choose_slot(context, source, first)
     since_bytes = await written_since(context)
@@ -119,6 +121,7 @@ def _plan_of(
         undo=undo.planned(context),
         undo_pair=undo.kept_in(context),
         overwritten_bytes=lost_bytes,
+        **for_plan(context),
         union_bytes=union_bytes,
         expected_union_bytes=union_bytes,
         conflict=m.Conflict.OVERWRITE,

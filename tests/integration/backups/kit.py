@@ -306,11 +306,12 @@ class Rig:
         return await self.run(JobKind.BACKUP, **fields)
 
     async def restore(self, from_backup: str = "", **more: object) -> m.JobInfo:
-        """`trilun restore --whole`."""
+        """`trilun restore --whole --discard-writes`."""
         fields: dict[str, object] = {"from_backup": from_backup, "dry_run": False, "force": False}
         if len(self.config.slots) == 1:
             # Nowhere to keep anything.
             fields["undo"] = "never"
+        fields["discard_writes"] = True
         return await self.run(JobKind.WHOLE, **{**fields, **more})
 
     async def in_sync(self) -> None:

@@ -199,8 +199,12 @@ def test_a_dry_run_and_a_restore_of_a_split_pair(stage: Stage) -> None:
     assert [c["path"] for c in plan["conflicts"]] == ["same"]
     text = stage.trilun("restore", "--dry-run", "d/note.txt")
     assert "already split" in text
+    assert "--discard-writes: " in text
     assert (stage.state(), stage.views()) == ("PSUS", [])
-    receipt = stage.pair.trilun("restore", "d/note.txt")["receipt"]
+    refused = stage.trilun("restore", "d/note.txt", expect=1)
+    assert f"{plan['overwritten_bytes']} bytes in blocks that were written on 'first'" in refused
+    assert (stage.files / "lost").exists()
+    receipt = stage.pair.trilun("restore", "--discard-writes", "d/note.txt")["receipt"]
     assert receipt["discarded_bytes"] >= MIB
     assert stage.text("d/note.txt") == "a note\n"
     assert not (stage.files / "lost").exists()

@@ -25,6 +25,7 @@ def restore_params(
         "conflict": conflict,
         "dry_run": dry_run,
         "force": False,
+        "discard_writes": True,
     }
 
 
