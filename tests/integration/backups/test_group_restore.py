@@ -60,6 +60,7 @@ class RestoreRig(GroupRig):
         """`trilun restore --whole g`."""
         fields: dict[str, object] = {"node": "a", "from_backup": "good", "dry_run": False}
         fields |= {"force": False, "undo": "required", "keep": None, "deadline_s": 3600.0}
+        fields["discard_writes"] = True
         return await self.run(JobKind.GROUP_RESTORE, **{**fields, **more})
 
     async def write_many(self, first: int, last: int) -> None:
@@ -465,6 +466,27 @@ async def test_what_cannot_be_planned_for_all_is_refused(
         looked = {verb for verb, _ in kit.calls[begun:]}
         assert looked <= {"pair.show", "volume.show", "group.show"}
         assert kit.firsts() == was
+
+
+async def test_writes_behind_a_split_are_lost_only_where_that_is_allowed(tmp_path: Path) -> None:
+    async with backed_up(tmp_path) as (kit, _images, _was):
+        await kit.a.do("group.split", m.GroupSplit(name="g"))
+        await kit.write_many(60, 66)
+        was, before = kit.firsts(), len(kit.calls)
+        asked = {"undo": "never", "discard_writes": False}
+        info = await kit.back(**asked)
+        assert (info.state, info.code) == (JobState.FAILED, Code.WRONG_STATE)
+        assert "without --discard-writes: " in info.error
+        assert "'first'" in info.error
+        assert "'first-log'" in info.error
+        assert "`trilun group resync g --forward`" in info.next_step
+        changing = {"fs.release", "group.split", "pair.split", "pair.resync", "group.resync"}
+        assert not changing & {verb for verb, _ in kit.calls[before:]}
+        assert kit.firsts() == was
+        planned = (await kit.back(**asked, dry_run=True)).plan
+        assert planned is not None
+        assert planned.needs.startswith("--discard-writes: ")
+        assert planned.discarded_bytes > 0
 
 
 async def test_pairs_that_were_split_are_restored_through(tmp_path: Path) -> None:
