@@ -82,8 +82,10 @@ class Receipt(Info):
     bytes_read: Bytes = 0
     """Read back from the second volume to verify."""
     union_bytes: Bytes = 0
+    """Blocks that differed: of first and second, or of the slots that a backup brought in sync."""
     discarded_bytes: Bytes = 0
     payload_bytes: Bytes = 0
+    """Data that was copied for it; of a quick backup what was copied before the split."""
     wire_bytes: Bytes = 0
     verified: bool = False
     """All that came back was compared with the backup."""

@@ -9,6 +9,8 @@ was in vain is taken back, so that nobody takes that slot for a backup.
 
 from __future__ import annotations
 
+from typing import Any
+
 from controller.api import messages as m
 from controller.api.codes import Code
 from controller.api.errors import RejectedError
@@ -88,7 +90,11 @@ async def resync_local(context: JobContext) -> None:
     if local.state is not m.PairState.COPY:
         context.facts["resync.asked"] = False
     quick = record.params.get("quick", False)
-    await resync(context, node, local.name, "resync", m.Direction.FORWARD, begun=quick)
+    through = await resync(context, node, local.name, "resync", m.Direction.FORWARD, begun=quick)
+    context.facts["copied"] = {
+        "union_bytes": through.resync_union_bytes,
+        "payload_bytes": through.resync_payload_bytes,
+    }
 
 
 async def freeze(context: JobContext) -> None:
@@ -152,6 +158,12 @@ async def thaw(context: JobContext) -> None:
         context.facts["frozen_s"] = frozen_s
 
 
+def copied_in(parts: list[dict[str, Any]]) -> dict[str, int]:
+    """What it took to bring the slots of these parts up to date, for the receipt."""
+    copied = [facts.get("copied", {}) for facts in parts]
+    return {key: sum(one.get(key, 0) for one in copied) for key in ("union_bytes", "payload_bytes")}
+
+
 async def receipt(context: JobContext) -> None:
     """Write down what was done."""
     # It is a backup from here on: that it can't be looked at must not be its end.
@@ -172,6 +184,8 @@ async def receipt(context: JobContext) -> None:
         replaced=facts["replaced"],
         databases=databases_of(record),
         frozen_s=float(facts.get("frozen_s", 0.0)),
+        step_s=dict(record.step_s),
+        **copied_in([facts]),
         duration_s=max(0.0, now - record.started_at),
         started_at=record.started_at,
         finished_at=now,

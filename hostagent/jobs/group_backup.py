@@ -170,6 +170,7 @@ async def receipt(context: JobContext) -> None:
         databases=[database for member in members for database in member.databases],
         frozen_s=max(member.frozen_s for member in members),
         step_s=dict(record.step_s),
+        **backup.copied_in([part.facts for part in parts]),
         duration_s=max(0.0, now - record.started_at),
         started_at=record.started_at,
         finished_at=now,

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from controller.api import messages as m
 from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from controller.api.messages import JobState
 from hostagent.jobs.backup import BACKUP
 from hostagent.jobs.survey import survey
-from tests.integration.backups.kit import Rig, S, once, rig
+from tests.integration.backups.kit import BLOCK, Rig, S, once, rig
 
 VOLUMES = {"local": "third", "local-2": "third-2", "local-3": "third-3"}
 
@@ -46,6 +47,21 @@ async def test_slots_are_filled_then_the_oldest_is_overwritten(tmp_path: Path) -
             ("day 2", 3),
         ]
         assert all(each.taken_at > 1.7e9 for each in slots)
+
+
+async def test_the_receipt_says_what_took_how_long_and_what_was_copied(tmp_path: Path) -> None:
+    async with rig(tmp_path) as kit:
+        await taken(kit, "one")
+        await kit.fill(0, 7, "more")
+        info = await kit.backup("two")
+        assert info.receipt is not None
+        assert list(info.receipt.step_s) == [n for n in BACKUP.names if n != "receipt"]
+        assert info.receipt.union_bytes == info.receipt.payload_bytes == 7 * BLOCK
+        await kit.b.do("pair.resync", m.PairResync(name="local"))
+        await kit.b.until("local", S.PAIR)
+        again = (await kit.backup("three")).receipt
+        assert again is not None
+        assert (again.union_bytes, again.payload_bytes) == (0, 0), "it followed already"
 
 
 async def test_what_is_to_be_kept_is_kept(tmp_path: Path) -> None:
