@@ -188,8 +188,9 @@ async def test_what_is_given_back_is_mounted_whatever_becomes_of_the_job(bench: 
     await bench.keeper.release("ds", JOB, force=False)
     bench.primary.cut = True
     for _ in range(2):
-        with pytest.raises(RejectedError, match="offline"):
+        with pytest.raises(RejectedError, match="offline") as refused:
             await bench.keeper.reclaim("ds", JOB)
+        assert refused.value.code is Code.NO_PEER, "host 1 did answer: asking again is anew"
     assert (await bench.keeper.show("ds")).released_for == "", "another job may have it"
     bench.primary.cut = False
     await bench.until(lambda: find_mount(bench.mountpoint) is not None)
