@@ -359,6 +359,29 @@ async def test_a_backup_that_had_chosen_the_slot_leaves_it_to_the_restore(tmp_pa
         await kept(kit, restored[0], now, image)
 
 
+async def test_what_somebody_has_overwritten_meanwhile_stays_in_the_slot(tmp_path: Path) -> None:
+    """The job fails before it copies back, but an operator has done so: PAIR is no proof."""
+    async with rig(tmp_path, slots=2) as kit:
+        image, now = await backed_up(kit)
+
+        async def copied_back() -> None:
+            params = m.PairResync(name="remote", direction=m.Direction.REVERSE)
+            await kit.a.do("pair.resync", params)
+            await kit.in_sync()
+            kit.faults["pair.split"] = [RejectedError(Code.HOST_ERROR, "broken", "mend it")]
+
+        kit.meanwhile["step keep begins"] = copied_back
+        info = await kit.restore()
+        assert info.state is JobState.FAILED
+        assert "a copy back into volume 'first' was begun" in info.error
+        assert f"`trilun restore undo {info.id}` brings it back" in info.next_step
+        assert kit.a.image("first") == image
+        assert kit.b.image("third-2") == now
+        assert kit.b.pair("local-2").split_label == f"before-{info.id}"
+        assert (await undo(kit)).state is JobState.DONE
+        assert kit.a.image("first") == now
+
+
 async def test_a_backup_in_vain_leaves_the_slot_to_the_restore(tmp_path: Path) -> None:
     """Both chose the same slot and number, and the restore has marked it last."""
     async with rig(tmp_path, slots=2) as kit:
