@@ -40,13 +40,21 @@ class ReadAnswer:
     """Turns a store's answer into a LUN's."""
 
     __slots__ = ("done",)
+    reading = True
 
     def __init__(self, done: Done) -> None:
         self.done = done
 
     def ended(self, error: StoreError | None) -> None:
         """The store has answered."""
-        self.done(None if error is None else lun_error(error, reading=True))
+        self.done(None if error is None else lun_error(error, reading=self.reading))
+
+
+class WriteAnswer(ReadAnswer):
+    """The same for a write that nothing but the store has a part in."""
+
+    __slots__ = ()
+    reading = False
 
 
 class JoinedParts:
