@@ -16,6 +16,7 @@ from controller.api import messages as m
 from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from controller.catalogue import Catalogue
+from controller.guarding import guard
 from controller.marks import mark_local, unmark_local
 from controller.owing import close_owed, release, sharing_store, stop_behind, take_up_owed
 from controller.pair import messages as msg
@@ -304,18 +305,7 @@ class Pairs:
 
     async def guard(self, side: PairSide) -> None:
         """Split what mirrors this volume while that is still consistent (law L7)."""
-        for owner in self.of_volume(side.volume.name):
-            if owner.side is side or owner.record.role is not m.Role.P_VOL:
-                continue
-            if owner.side.copier is not None and owner.side.copier.ended:
-                # Its S-VOL may have been told already that it is in sync.
-                await owner.caught_up()
-            if owner.record.state is m.PairState.PAIR:
-                log.info("pair %s: kept as the consistent copy", owner.record.name)
-                split = owner.begin_split("kept while its source is re-synchronised")
-                owner.record.guarded = True
-                owner.record.reason = "kept as the consistent copy; resumes with its source"
-                await split
+        await guard(lambda: self.of_volume(side.volume.name), side)
 
     def in_sync(self, side: PairSide) -> None:
         """What the guard split may follow again, and what had to wait may end (law L7)."""

@@ -14,6 +14,7 @@ from controller.api.codes import Code, Verdict
 from controller.api.errors import RejectedError
 from controller.pair.record import PairRecord
 from controller.pair.side import PairSide
+from controller.pairs import Pairs
 from controller.volume.store import StoreDone
 from targets.lun import Access, LunError, UnitAttention
 from tests.integration.pairs.states import (
@@ -371,3 +372,49 @@ async def test_async_mode_answers_early_and_ends_equal(tmp_path: Path) -> None:
         await relink(a, b)
         await a.until("remote", S.PAIR)
         assert a.image("first") == b.image("second")
+
+
+async def test_the_guard_looks_again_at_what_it_has_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it waits for one mirror of a volume, the copy to another one may end."""
+    async with two_nodes(tmp_path) as (a, b):
+        await chain(a, b)
+        await b.do("volume.create", m.VolumeCreate(name="spare", size_bytes=1 << 20))
+        spare = LOCAL_PAIR.model_copy(update={"name": "undo", "s_volume": "spare"})
+        await b.do("pair.create", spare)
+        await b.until("undo", S.PAIR)
+        for name in ("local", "undo"):
+            await b.do("pair.split", m.PairSplit(name=name))
+        await write(a.volume("first"), 0, b"1" * 128 * BLOCK)
+        await a.do("pair.split", m.PairSplit(name="remote"))
+        await write(a.volume("first"), 0, b"2" * BLOCK)
+        undo, ended = b.node.pairs.get("undo"), asyncio.Event()
+
+        async def last_step() -> None:
+            await ended.wait()
+
+        monkeypatch.setitem(undo._inner, "copied", last_step)
+        await b.do("pair.resync", m.PairResync(name="undo"))
+        await eventually(lambda: undo.side.copier is not None and undo.side.copier.ended)
+        slow = m.PairResync(name="local", rate_limit_bytes_per_s=SLOW_BYTES_PER_S)
+        await b.do("pair.resync", slow)
+        mirroring: list[str] = []
+        guard = Pairs.guard
+
+        async def guarded(pairs: Pairs, side: PairSide) -> None:
+            passing = asyncio.create_task(b.until("local", S.PAIR))
+            passing.add_done_callback(lambda _: ended.set())
+            await guard(pairs, side)
+            mirroring.extend(
+                each.record.name
+                for each in pairs.of_volume("second")
+                if each.record.role is m.Role.P_VOL and each.record.state is S.PAIR
+            )
+
+        monkeypatch.setattr(Pairs, "guard", guarded)
+        await a.do("pair.resync", m.PairResync(name="remote"))
+        assert mirroring == []
+        await a.until("remote", S.PAIR)
+        await b.until("local", S.PAIR)
+        assert b.image("third") == b.image("second")
