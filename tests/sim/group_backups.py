@@ -78,12 +78,13 @@ class GroupBackups:
         if rng.random() < 0.8:
             plans = [plan for each in self._members for plan in (each.remote, each.local)]
             await self._operator.bring_in_sync(plans)
-        self._instants += 1
-        instant = f"instant-{self._instants}"
-        held = await self._mark(instant)
+        held = await self.mark(
+            instant := f"instant-{self._instants + 1}",
+            split_remote=rng.random() < 0.3,
+            deadline_s=rng.choice((0.2, 3.0, 30.0)),
+        )
         if held is None:
             return
-        self._forgotten.append(instant)
         if rng.random() < 0.1:
             # The agent died: nobody says what is to become of it.
             return
@@ -91,14 +92,14 @@ class GroupBackups:
         if rng.random() < 0.1:
             # Somebody else wants one of the slots for something else.
             await self._operator.resync(rng.choice(self._members).local, reverse=False)
-        kept = rng.random() < 0.8 and await self._keep(instant, held)
+        kept = rng.random() < 0.8 and await self.keep(instant, held)
         if not kept or rng.random() < 0.1:
-            await self._drop(instant)
+            await self.drop(instant)
 
-    async def _mark(self, instant: str) -> Held | None:
+    async def mark(self, instant: str, *, split_remote: bool, deadline_s: float) -> Held | None:
         """Split all local pairs at one instant; what they hold, if that was confirmed."""
-        rng, oracle = self._operator.rng, self._oracle
-        split_remote = rng.random() < 0.3
+        oracle = self._oracle
+        self._instants += 1
         params = m.GroupMark(
             name=GROUP,
             marks=[
@@ -107,9 +108,9 @@ class GroupBackups:
             ],
             instant=instant,
             split_remote=split_remote,
-            deadline_s=rng.choice((0.2, 3.0, 30.0)),
+            deadline_s=deadline_s,
         )
-        began, rebased = oracle.tick(), self._rebased()
+        began, rebased = oracle.tick(), self.rebased()
         before = self._operator.commands
         answer = await self._give(PRIMARY, "group.mark", params)
         alone = self._operator.commands == before + 1 and not self._operator.under_way
@@ -117,14 +118,15 @@ class GroupBackups:
             await self.create()
         if not answer.done:
             return None
+        self._forgotten.append(instant)
         if alone:
             self._judge_guarded(instant)
         held = self._held(instant, split_remote=split_remote)
-        if rebased == self._rebased():
-            self._judge_instant(instant, held, began)
+        if rebased == self.rebased():
+            self.judge_instant(instant, held, began)
         return held
 
-    async def _keep(self, instant: str, held: Held) -> bool:
+    async def keep(self, instant: str, held: Held) -> bool:
         """Make them one backup; True when the secondary says that they are."""
         self._asked.add(instant)
         before = self._operator.commands
@@ -137,7 +139,8 @@ class GroupBackups:
             self._judge_kept(instant, held)
         return True
 
-    async def _drop(self, instant: str) -> None:
+    async def drop(self, instant: str) -> None:
+        """It is to be no backup."""
         answer = await self._settle(instant, keep=False)
         if answer.outcome is not None:
             self._asked.discard(instant)
@@ -172,11 +175,11 @@ class GroupBackups:
     async def give_up_forgotten(self) -> None:
         """An agent that comes back gives up what it can't account for, and nothing else."""
         for instant in list(self._forgotten):
-            await self._drop(instant)
+            await self.drop(instant)
 
     # ------------------------------------------------------------ the judge
 
-    def _rebased(self) -> list[int]:
+    def rebased(self) -> list[int]:
         volumes = self._oracle.volumes
         return [
             volumes[each.remote.p_machine, each.remote.p_volume].history.rebased
@@ -199,7 +202,7 @@ class GroupBackups:
                 images.append((remote, plan.s_volume, frozen))
         return Held(tuple(images))
 
-    def _judge_instant(self, instant: str, held: Held, began: int) -> None:
+    def judge_instant(self, instant: str, held: Held, began: int) -> None:
         """What ended before any write that is in one of the images began is in its own image."""
         volumes, ended = self._oracle.volumes, self._oracle.tick()
         latest = began

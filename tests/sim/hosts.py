@@ -130,10 +130,24 @@ class Host:
         oracle.event(f"{what} {where}: {error or 'ok'}")
         if error is None:
             oracle.acknowledged(self._key, version.started)
-            self._tracked.written = True
+            since, image = self._tracked.given_over
+            if version.started < since:
+                self._check_given_over(version, image[offset : offset + length], offset)
+            else:
+                self._tracked.written = True
             if not discard:
                 self._check_mirror(version, offset, length)
         self._settle(version, error, offset, length, fua=fua)
+
+    def _check_given_over(self, version: Version, image: bytes, offset: int) -> None:
+        """What is acknowledged behind an exchange of the roles was there when it was made (L8)."""
+        wrong = self._tracked.history.older_than(version, image, offset)
+        if wrong is not None:
+            self._oracle.broken(
+                "L8",
+                f"{self._key[0]}/{self._key[1]} gave its role away, and then acknowledges write "
+                f"{version.number}, which the new P-VOL has not got: {wrong}",
+            )
 
     def _check_mirror(self, version: Version, offset: int, length: int) -> None:
         """In a sync pair in PAIR the S-VOL holds what was just acknowledged, or newer data."""

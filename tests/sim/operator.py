@@ -139,11 +139,11 @@ class Operator:
             fence=plan.fence,
         )
         # To make a pair is to say that the S-VOL's content is given up.
-        with self._naming(plan, m.Direction.FORWARD):
+        with self.naming(plan, m.Direction.FORWARD):
             return await self.give(self.oracle.machines[plan.p_machine], "pair.create", params)
 
     @contextlib.contextmanager
-    def _naming(self, plan: PairPlan, direction: m.Direction | None) -> Iterator[None]:
+    def naming(self, plan: PairPlan, direction: m.Direction | None) -> Iterator[None]:
         """A command is under way that says which side's writes may be given up (law L8)."""
         if direction is None:
             yield
@@ -194,7 +194,7 @@ class Operator:
             rate_limit_bytes_per_s=limit,
         )
         free = force or not reverse or not self._used(plan)
-        with self._naming(plan, direction):
+        with self.naming(plan, direction):
             answer = await self.give(machine, "pair.resync", params)
         if answer.done and not free and self._used(plan):
             self.oracle.broken(
@@ -223,7 +223,7 @@ class Operator:
         ends = (plan.p_machine, plan.s_machine) if remote else (plan.p_volume, plan.s_volume)
         direction = m.Direction.REVERSE if discard_p else m.Direction.FORWARD
         params = m.PairResolve(name=plan.name, discard=ends[0 if discard_p else 1], force=True)
-        with self._naming(plan, direction):
+        with self.naming(plan, direction):
             return await self.give(machine, "pair.resolve", params)
 
     async def takeover(self, plan: PairPlan) -> Answered:
@@ -232,15 +232,16 @@ class Operator:
         self.oracle.alone.add(plan.name)
         return await self.give(machine, "pair.takeover", m.PairTakeover(name=plan.name))
 
-    async def swap(self, plan: PairPlan) -> Answered:
+    async def swap(self, plan: PairPlan, *, force: bool = False) -> Answered:
         """Exchange the roles by agreement."""
-        params = m.PairSwap(name=plan.name, to=plan.s_machine)
+        params = m.PairSwap(name=plan.name, to=plan.s_machine, force=force)
         return await self.give(self.oracle.machines[plan.p_machine], "pair.swap", params)
 
     async def swap_alone(self, plan: PairPlan) -> Answered:
         """The same behind a takeover: what the P-VOL had beyond it is given up."""
         params = m.PairSwap(name=plan.name, to=plan.s_machine)
-        with self._naming(plan, m.Direction.FORWARD):
+        self.oracle.alone.add(plan.name)
+        with self.naming(plan, m.Direction.FORWARD):
             return await self.give(self.oracle.machines[plan.s_machine], "pair.swap", params)
 
     async def keep(self, plan: PairPlan) -> Answered:
@@ -346,6 +347,18 @@ class Operator:
             if owner.record.name == plan.name and owner.record.role is role:
                 return owner.record
         return None
+
+    def now(self, plan: PairPlan) -> PairPlan:
+        """The plan as the roles are now; as it is where nobody can be asked."""
+        away = turned(plan)
+        lead = self.record(plan, m.Role.P_VOL), self.record(away, m.Role.P_VOL)
+        return away if plan.kind is m.PairKind.REMOTE and lead[0] is None and lead[1] else plan
+
+    def undecided(self, plan: PairPlan) -> bool:
+        """Both sides are there and have the same role: a swap is under way, or was cut off."""
+        ends = (plan, turned(plan))
+        same = ([self.record(each, role) for each in ends] for role in m.Role)
+        return plan.kind is m.PairKind.REMOTE and any(a and b and a.id == b.id for a, b in same)
 
     def in_pair(self, plan: PairPlan) -> bool:
         """Whether a pair is in sync."""

@@ -45,6 +45,8 @@ class Tracked:
     """It was an S-VOL that hosts can't write to: somebody else changed it."""
     frozen: bytes | None = None
     """The image of the split, while it is a split S-VOL that hosts can't write to."""
+    given_over: tuple[int, bytes] = (0, b"")
+    """When another side took the P-VOL's role from it, and what that one held then."""
     flush_failed_at: int | None = None
     volume_id: str = ""
     half: str = ""
@@ -151,7 +153,6 @@ class Oracle:
         for record in records:
             self._one_leads(volume, record)
             if record.state is PairState.PAIR:
-                self.alone.discard(record.name)
                 # A command that waits behind others still counts.
                 self.named -= {
                     (record.name, direction.value)
@@ -171,6 +172,8 @@ class Oracle:
     def _one_leads(self, volume: Volume, record: PairRecord) -> None:
         """Law L8: two sides never take writes as the P-VOL's by agreement."""
         other = self.watch_of_other(record)
+        if other is not None and record.state is other.side.record.state is PairState.PAIR:
+            self.alone.discard(record.name)
         if other is None or record.name in self.alone:
             return
         open_to_hosts = {volume.access, other.side.volume.access} == {Access.READ_WRITE}
@@ -215,7 +218,8 @@ class Oracle:
         copied_back: bool,
     ) -> None:
         """Law L7: a half copied volume is shown to nobody, and nothing is in sync with it."""
-        for record in records:
+        # The pair that copies into it first: others follow what that one has ended.
+        for record in sorted(records, key=lambda each: each.id != tracked.half):
             if not tracked.half:
                 break
             whole = record.state is PairState.PAIR and tracked.half == record.id

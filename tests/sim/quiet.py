@@ -116,11 +116,19 @@ class Quiet:
 
     async def _pairs(self) -> bool:
         fine = True
-        for plan in self._operator.plans:
+        for planned in self._operator.plans:
+            if self._operator.undecided(planned):
+                # It decides itself, or there is no end.
+                fine = False
+                continue
+            plan = self._operator.now(planned)
             p = self._operator.record(plan, m.Role.P_VOL)
             s = self._operator.record(plan, m.Role.S_VOL)
             if p is not None and s is not None and p.id == s.id:
                 if p.state is m.PairState.PAIR and s.state is m.PairState.PAIR:
+                    if plan is not planned:
+                        fine = False
+                        await self._operator.swap(plan, force=True)
                     continue
                 fine = False
                 waited = self._waited.get(plan.name, 0) + 1
@@ -134,9 +142,8 @@ class Quiet:
                     await self._resync(plan)
             else:
                 fine = False
-                if p is not None or s is not None:
-                    await self._operator.delete_both(plan)
-                await self._operator.create_pair(plan)
+                await self._operator.delete_both(plan)
+                await self._operator.create_pair(planned)
         return fine
 
     async def _resolved(self, plan: PairPlan) -> bool:

@@ -13,6 +13,7 @@ from controller.api import messages as m
 from controller.pair.record import PairRecord
 from controller.volume.volume import Volume
 from tests.sim.group_backups import GroupBackups
+from tests.sim.group_splits import GroupSplits
 from tests.sim.looking import look_through
 from tests.sim.loop import Died
 from tests.sim.machine import Machine
@@ -34,20 +35,23 @@ class Routine(Operator):
     ) -> None:
         super().__init__(oracle, rng, plans, size_bytes, habits)
         self.groups = GroupBackups(self)
+        self.group_splits = GroupSplits(self, self.groups)
 
     async def random(self) -> None:
         """Something an operator might do now."""
         rng = self.rng
-        plan = rng.choice(self.plans)
+        plan = self.now(rng.choice(self.plans))
         can: list[tuple[float, Callable[[], Awaitable[object]]]] = [
             (0.08, self._look),
             (self.habits.mark, self.backup),
             (self.habits.mark if self.groups.possible else 0.0, self.groups.backup),
+            (self.habits.grouped if self.groups.possible else 0.0, self.group_splits.random),
             (0.08, self._view),
             (self.habits.delete, lambda: self.delete(plan, force=rng.random() < 0.3)),
             (self.habits.restore, self.restore),
             (0.15, self._mend),
             (0.03, lambda: self.takeover(plan)),
+            (self.habits.swap, lambda: self._exchange(plan)),
         ]
         chance = rng.random()
         for share, what in can:
@@ -67,7 +71,7 @@ class Routine(Operator):
 
     async def go_on(self, name: str) -> None:
         """Give what a pair's state allows, at once."""
-        await self._by_state(next(plan for plan in self.plans if plan.name == name))
+        await self._by_state(self.now(next(plan for plan in self.plans if plan.name == name)))
 
     async def _by_state(self, plan: PairPlan) -> None:
         rng = self.rng
@@ -113,6 +117,23 @@ class Routine(Operator):
                 named=rng.random() < 0.6,
                 at=at,
             )
+
+    async def _exchange(self, plan: PairPlan) -> None:
+        """Swap the roles, mostly out of PAIR; where that is cut off, the P-VOL may keep its own."""
+        rng = self.rng
+        if plan.kind is m.PairKind.LOCAL:
+            return
+        follower = self.record(plan, m.Role.S_VOL)
+        if follower is not None and follower.state is m.PairState.SSWS:
+            await self.swap_alone(plan)
+            return
+        if rng.random() < 0.8:
+            await self.bring_in_sync([plan])
+        await self.swap(plan, force=rng.random() < 0.9)
+        await asyncio.sleep(rng.choice((0.0, 0.1, 1.0)) * rng.random())
+        leader = self.record(plan, m.Role.P_VOL)
+        if leader is not None and leader.closed == "swapping" and rng.random() < 0.5:
+            await self.keep(plan)
 
     async def _quick(self, plan: PairPlan, state: m.PairState) -> None:
         """A quick split, out of a split or a copy; often one that is slow."""

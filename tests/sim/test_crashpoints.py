@@ -13,7 +13,7 @@ from tests.sim.crashpoints import __main__ as program
 from tests.sim.crashpoints.runner import count, named, run_once
 from tests.sim.crashpoints.scenarios import SCENARIOS
 from tests.sim.crashpoints.world import VICTIMS, CrashAt
-from tests.sim.mutants import MUTANTS, Mutant, behind, swapped
+from tests.sim.mutants import MUTANTS, Mutant, behind, grouped, swapped
 
 ROOT = Path(__file__).parents[2]
 
@@ -114,6 +114,12 @@ def test_a_bug_in_the_exchange_of_roles_is_found(mutant: Mutant, scenario: str) 
         crash, broke = some_failure(scenario)
     assert broke, f"{mutant.name} was not found in '{scenario}'"
     assert not run_once(named(scenario), crash).broke
+
+
+def test_a_group_that_is_brought_back_in_part_is_found() -> None:
+    with grouped.TOGETHER.planted():
+        crash, broke = some_failure("group-resync-refused")
+    assert (crash, broke[:4]) == (None, "L11:")
 
 
 def test_a_block_let_go_before_it_is_written_down_is_found() -> None:

@@ -173,6 +173,9 @@ class SideWatch:
         was, self._role = self._role, record.role
         if record.role is was or record.role is not Role.P_VOL or record.goal != "mirror":
             return
+        if record.name in oracle.alone:
+            # An offer that arrives late, while an operator has let the old P-VOL go on.
+            return
         other = oracle.watch_of_other(record)
         assert record.peer is not None
         tracked = oracle.volumes[record.peer, record.other_volume]
@@ -185,6 +188,7 @@ class SideWatch:
                 f"written there: {wrong or f'at byte {at}'}",
             )
         tracked.written = False
+        tracked.given_over = (oracle.tick(), bytes(self._image.live))
 
     def check_generation(self) -> None:
         """A generation of its own is one that a write has begun."""

@@ -31,6 +31,10 @@ class Habits:
     """Behind the bad times comes a quick split, and hosts write until close behind it."""
     patience: float = 0.0
     """A pair in PAIR is left alone."""
+    swap: float = 0.0
+    """The roles of a remote pair are exchanged."""
+    grouped: float = 0.0
+    """A group is split, or brought back."""
     haste: float = 0.0
     """How often a pair's new state is answered by the next command at once."""
 
@@ -115,6 +119,8 @@ def draw_weather(rng: Random) -> Weather:
             overlap=rng.random() < 0.4,
             quick=rng.choice((0.0, 0.2, 0.6)),
             parting=rng.choice((0.0, 0.0, 1.0)),
+            swap=rng.choice((0.0, 0.1, 0.4)),
+            grouped=rng.choice((0.1, 0.4)),
         ),
         data=data,
         meta=meta,

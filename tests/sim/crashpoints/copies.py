@@ -6,7 +6,7 @@ Owns the order of their steps only: `steps.py` carries them out, and what is jud
 from __future__ import annotations
 
 from controller.api import messages as m
-from tests.sim.crashpoints.scenario import LOCAL, Scenario
+from tests.sim.crashpoints.scenario import LOCAL, UNDO, Scenario
 from tests.sim.crashpoints.steps import Steps
 
 
@@ -108,6 +108,41 @@ async def _restore_whole(steps: Steps) -> None:
     await steps.settle()
 
 
+async def _backed_up(steps: Steps) -> None:
+    await steps.mark()
+    await steps.write(9)
+    await steps.write(2)
+    await steps.settle()
+
+
+async def _restore_undoable(steps: Steps) -> None:
+    """What is overwritten is kept at the same instant; the backup is split again, and stays."""
+    await steps.mark("undo", split_remote=True)
+    await steps.resync("local", reverse=True)
+    await steps.until("local")
+    await steps.split("local")
+    await steps.resync(reverse=True)
+    await steps.until()
+    await steps.settle()
+
+
+async def _undo(steps: Steps) -> None:
+    """The way back: from what was kept."""
+    await steps.resync("undo", reverse=True)
+    await steps.until("undo")
+    await steps.split("undo")
+    await steps.resync(reverse=True)
+    await steps.until()
+    await steps.settle()
+
+
+async def _restored(steps: Steps) -> None:
+    await _backed_up(steps)
+    await _restore_undoable(steps)
+    # No instant of what was written: hosts' writes have been taken back.
+    await steps.split()
+
+
 async def _guarded_copy(steps: Steps) -> None:
     await steps.resync()
     await steps.until()
@@ -167,6 +202,14 @@ SCENARIOS = [
         LOCAL,
         before=_both_split_and_written,
     ),
+    Scenario(
+        "restore-undoable",
+        "the same, and what is overwritten is kept for an undo",
+        _restore_undoable,
+        UNDO,
+        before=_backed_up,
+    ),
+    Scenario("restore-undo", "the way back from that", _undo, UNDO, before=_restored),
     Scenario(
         "guarded-resync",
         "a copy into the second, which the third stays away from",

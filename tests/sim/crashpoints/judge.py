@@ -11,7 +11,7 @@ import itertools
 from random import Random
 from typing import TYPE_CHECKING
 
-from controller.api.messages import PairState, Role
+from controller.api.messages import PairKind, PairState, Role
 from targets.lun import Access
 from tests.sim import laws
 from tests.sim.disk import CRASH_MODES, CrashMode
@@ -31,12 +31,16 @@ class Judge:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self.archive = History(SIZE_BYTES)
+        self._archives = (History(SIZE_BYTES), History(SIZE_BYTES))
         self.two_writers = False
         """Hosts wrote to two volumes: no single order of writes explains both."""
         self.splits: list[tuple[PairPlan, int, str, str]] = []
         """Splits without an answer: the plan, when it began, and what holds the instant."""
         self._mirrors: list[PairPlan] = []
+
+    def archive_of(self, volume: str) -> History:
+        """Everything hosts wrote to the data set that a volume belongs to."""
+        return self._archives[volume.endswith("2")]
 
     # ------------------------------------------------------------ on paper
 
@@ -101,7 +105,10 @@ class Judge:
             image = world.oracle.machines[plan.s_machine].image_of(plan.s_volume)
             wrong = source.history.wrong_after_crash(image)
             # A restart settles the source's own history: its disk kept what nobody had flushed.
-            if wrong is not None and self.archive.wrong_after_crash(image) is not None:
+            if (
+                wrong is not None
+                and self.archive_of(plan.s_volume).wrong_after_crash(image) is not None
+            ):
                 world.oracle.broken(
                     "L5", f"{plan.s_volume} mirrors {plan.p_volume} and lacks flushed data: {wrong}"
                 )
@@ -136,7 +143,7 @@ class Judge:
             if served is None or served.access is Access.NOT_READY:
                 continue
             image = machine.image_of(volume)
-            wrong = self.archive.wrong_instant(image, -1, world.oracle.tick())
+            wrong = self.archive_of(volume).wrong_instant(image, -1, world.oracle.tick())
             if wrong is not None:
                 roles = [
                     f"{owner.record.name} {owner.record.role} {owner.record.state}"
@@ -155,7 +162,7 @@ class Judge:
             frozen = world.oracle.volumes[machine, volume].frozen
             if frozen is None:
                 continue
-            wrong = self.archive.wrong_instant(frozen, began, world.oracle.tick())
+            wrong = self.archive_of(volume).wrong_instant(frozen, began, world.oracle.tick())
             if wrong is not None:
                 world.oracle.broken(
                     "L11",
@@ -177,7 +184,7 @@ class Judge:
             ):
                 served = world.oracle.machines[where].volume(volume)
                 assert served is not None
-                follows = role is Role.S_VOL or plan.name == "local"
+                follows = role is Role.S_VOL or plan.kind is PairKind.LOCAL
                 expected = Access.READ_ONLY if follows else Access.READ_WRITE
                 if served.access is not expected:
                     world.oracle.broken(

@@ -15,6 +15,8 @@ from tests.sim.crashpoints.steps import Steps
 from tests.sim.crashpoints.world import Setting
 
 LOCAL = Setting(local=True)
+UNDO = Setting(local=True, spare=True)
+GROUP = Setting(local=True, group=True)
 ASYNC = Setting(mode=m.Mode.ASYNC)
 UNPAIRED = Setting(paired=False)
 

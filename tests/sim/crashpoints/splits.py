@@ -6,7 +6,7 @@ Owns the order of their steps only: `steps.py` carries them out, and what is jud
 from __future__ import annotations
 
 from controller.api import messages as m
-from tests.sim.crashpoints.scenario import ASYNC, LOCAL, Scenario
+from tests.sim.crashpoints.scenario import ASYNC, GROUP, LOCAL, Scenario
 from tests.sim.crashpoints.steps import Steps
 
 PSUS = m.PairState.PSUS
@@ -132,6 +132,93 @@ async def _quick_under_writes(steps: Steps) -> None:
     await steps.settle()
 
 
+async def _quick_cut(steps: Steps) -> None:
+    """The link between the machines goes, and its resync writes to what is still owed."""
+    await steps.split("local", quick=True)
+    steps.meanwhile(steps.write(15))
+    await steps.cut()
+    for block in (9, 2):
+        await steps.write(block)
+    await steps.until()
+    await steps.until("local", PSUS)
+    await steps.settle()
+
+
+async def _quick_given_up(steps: Steps) -> None:
+    await steps.split("local", quick=True)
+    steps.meanwhile(steps.write(15))
+    await steps.resync("local")
+    await steps.write(2)
+    await steps.until("local")
+    await steps.settle()
+
+
+async def _group_kept(steps: Steps) -> None:
+    for block in (12, 5):
+        steps.meanwhile(steps.write(block))
+        steps.meanwhile(steps.write(block, volume="first2"))
+    await steps.group_backup(keep=True)
+    await steps.write(3)
+    await steps.write(3, volume="first2")
+    await steps.settle()
+
+
+async def _group_split_too(steps: Steps) -> None:
+    await steps.write(12)
+    await steps.group_backup(keep=True, split_remote=True)
+    await steps.write(3, volume="first2")
+    await steps.settle()
+
+
+async def _group_dropped(steps: Steps) -> None:
+    await steps.group_backup(keep=False)
+    await steps.write(9)
+    await steps.until("local")
+    await steps.until("local2")
+    await steps.settle()
+
+
+async def _group_split(steps: Steps) -> None:
+    for volume in ("first", "first2"):
+        steps.meanwhile(steps.write(12, volume=volume))
+    await steps.group_split()
+    await steps.write(3)
+    await steps.write(5, volume="first2")
+    await steps.settle()
+
+
+async def _group_split_and_written(steps: Steps) -> None:
+    await _group_made(steps)
+    await _group_split(steps)
+
+
+async def _group_resync(steps: Steps) -> None:
+    await steps.group_resync()
+    await steps.until("remote")
+    await steps.until("remote2")
+    await steps.settle()
+
+
+async def _group_split_brain(steps: Steps) -> None:
+    await _group_made(steps)
+    await steps.group_split(writable=True)
+    for volume in ("first", "first2", "second2"):
+        await steps.opened(volume)
+        await steps.write(9, volume=volume)
+
+
+async def _group_resync_refused(steps: Steps) -> None:
+    await steps.group_resync(refused=True)
+    await steps.write(5)
+    await steps.settle()
+
+
+async def _group_made(steps: Steps) -> None:
+    await steps.world.groups.create()
+    await steps.write(9)
+    await steps.write(6, volume="first2")
+
+
 async def _view(steps: Steps) -> None:
     await steps.give("b", "view.open", m.ViewOpen(volume="third", view="view"))
     await steps.write_view(3)
@@ -180,6 +267,62 @@ SCENARIOS = [
         _quick_under_writes,
         LOCAL,
         before=_third_behind,
+    ),
+    Scenario(
+        "quick-split-cut",
+        "a quick split, and a cut while it is copied behind",
+        _quick_cut,
+        LOCAL,
+        before=_third_behind,
+    ),
+    Scenario(
+        "quick-split-given-up",
+        "a quick split that is given up for another copy",
+        _quick_given_up,
+        LOCAL,
+        before=_third_behind,
+    ),
+    Scenario(
+        "group-kept",
+        "a mark for two data sets among writes, kept as one backup",
+        _group_kept,
+        GROUP,
+        before=_group_made,
+    ),
+    Scenario(
+        "group-split-remote",
+        "the same, with both remote pairs split at that instant",
+        _group_split_too,
+        GROUP,
+        before=_group_made,
+    ),
+    Scenario(
+        "group-split",
+        "two remote pairs are split at one instant",
+        _group_split,
+        GROUP,
+        before=_group_made,
+    ),
+    Scenario(
+        "group-resync",
+        "both are brought back",
+        _group_resync,
+        GROUP,
+        before=_group_split_and_written,
+    ),
+    Scenario(
+        "group-resync-refused",
+        "neither is, because of a split-brain of one",
+        _group_resync_refused,
+        GROUP,
+        before=_group_split_brain,
+    ),
+    Scenario(
+        "group-dropped",
+        "a mark for two data sets that nobody keeps",
+        _group_dropped,
+        GROUP,
+        before=_group_made,
     ),
     Scenario("view", "a view of the third: open, write, close", _view, LOCAL, before=_marked_only),
 ]

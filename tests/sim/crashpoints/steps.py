@@ -88,7 +88,7 @@ class Steps:
         self._next()
         if self.machine(KEYS[volume]).volume(volume) is None:
             return
-        if volume != self._written:
+        if volume.removesuffix("2") != self._written:
             self.world.judge.two_writers = True
         host = self._host(volume)
         host.at = (int(block * BLOCK_BYTES), int(blocks * BLOCK_BYTES))
@@ -147,16 +147,49 @@ class Steps:
         if answered:
             self._answered(answer)
 
-    async def mark(self) -> None:
-        """Take a backup: the third volume gets one instant of the first."""
+    async def mark(self, pair: str = "local", *, split_remote: bool = False) -> None:
+        """Take a backup: a local mirror, or the second as well, gets one instant of the first."""
         self._next()
-        remote, local = self.plan("remote"), self.plan("local")
-        under_way = (remote, self.world.oracle.tick(), local.s_machine, local.s_volume)
-        self.world.judge.splits.append(under_way)
-        answer = await self.world.operator.mark(remote, local)
+        remote, local = self.plan("remote"), self.plan(pair)
+        began = self.world.oracle.tick()
+        ends = [local, remote] if split_remote else [local]
+        under_way = [(remote, began, end.s_machine, end.s_volume) for end in ends]
+        self.world.judge.splits += under_way
+        answer = await self.world.operator.mark(remote, local, split_remote=split_remote)
         if not self.world.over:
-            self.world.judge.splits.remove(under_way)
+            self.world.judge.splits = []
         self._answered(answer)
+
+    async def group_backup(self, *, keep: bool, split_remote: bool = False) -> None:
+        """A backup of both data sets, as an agent takes one; they are kept together, or dropped."""
+        self._next()
+        groups = self.world.groups
+        held = await groups.mark("instant-1", split_remote=split_remote, deadline_s=30.0)
+        if self.world.over:
+            raise StoryOver
+        if held is None:
+            self.world.oracle.broken("SCENARIO", "the group was not marked")
+        elif keep:
+            await groups.keep("instant-1", held)
+        else:
+            await groups.drop("instant-1")
+        self._next()
+
+    async def group_split(self, *, writable: bool = False) -> None:
+        """Split both remote pairs at one instant."""
+        self._next()
+        await self.world.group_splits.split(writable=writable, deadline_s=30.0)
+        self._next()
+
+    async def group_resync(self, *, refused: bool = False) -> None:
+        """Bring both back, or be refused with none begun."""
+        self._next()
+        answer = await self.world.group_splits.resync(None, force=False, deadline_s=30.0)
+        if not refused:
+            self._answered(answer)
+        elif answer.refused is None and not self.world.over:
+            self.world.oracle.broken("SCENARIO", "the group's resync was not refused")
+        self._next()
 
     async def resync(
         self, pair: str = "remote", *, reverse: bool = False, full: bool = False

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from controller.api import messages as m
@@ -19,6 +19,8 @@ from tests.sim.crashpoints.boundary import Boundary, CountedDisk
 from tests.sim.crashpoints.judge import Judge
 from tests.sim.crashpoints.record import Archive
 from tests.sim.disk import CrashMode, Faults
+from tests.sim.group_backups import GroupBackups
+from tests.sim.group_splits import GroupSplits
 from tests.sim.life import live, uncaught
 from tests.sim.loop import WORLD, Epoch, VirtualLoop
 from tests.sim.machine import Machine
@@ -38,8 +40,9 @@ NETWORK_DELAY_S = 0.0005
 MODES: tuple[CrashMode, ...] = ("keep", "drop", "random", "torn")
 VICTIMS = (("a",), ("b",), ("a", "b"))
 
-KEYS = {"first": "a", "second": "b", "third": "b"}
-"""Which machine has which volume."""
+KEYS = {"first": "a", "second": "b", "third": "b", "spare": "b"}
+KEYS |= {f"{name}2": machine for name, machine in KEYS.items()}
+"""Which machine has which volume; those of a second data set end in 2."""
 
 
 class StoryOver(Exception):  # noqa: N818  (an event)
@@ -68,6 +71,10 @@ class Setting:
 
     local: bool = False
     """Whether there is a third volume and a local pair behind the remote one."""
+    spare: bool = False
+    """Whether the second has another local mirror."""
+    group: bool = False
+    """Whether there is a second data set, and a group of both."""
     mode: m.Mode = m.Mode.SYNC
     fence: m.Fence = m.Fence.NEVER
     paired: bool = True
@@ -116,21 +123,36 @@ class World:
         """What the story does beside its own course."""
         for index, name in enumerate(("a", "b")):
             self._make_machine(name, "ba"[index], Random(10 + index))
-        names = ["first", "second", *(["third"] if setting.local else [])]
-        for volume in names:
-            key = (KEYS[volume], volume)
-            self.oracle.volumes[key] = Tracked(Archive(SIZE_BYTES, self.judge.archive))
+        ends = [end for plan in self.plans for end in (plan.p_volume, plan.s_volume)]
+        for volume in dict.fromkeys(ends):
+            archive = self.judge.archive_of(volume)
+            self.oracle.volumes[KEYS[volume], volume] = Tracked(Archive(SIZE_BYTES, archive))
         for volume in setting.extra:
-            self.oracle.volumes["b", volume] = Tracked(Archive(SIZE_BYTES, self.judge.archive))
+            archive = self.judge.archive_of(volume)
+            self.oracle.volumes["b", volume] = Tracked(Archive(SIZE_BYTES, archive))
+        self.groups = GroupBackups(self.operator)
+        self.group_splits = GroupSplits(self.operator, self.groups)
 
     def _plans(self) -> list[PairPlan]:
         setting, remote, local = self.setting, m.PairKind.REMOTE, m.PairKind.LOCAL
         plans = [
             PairPlan("remote", remote, "a", "first", "b", "second", setting.mode, setting.fence)
         ]
-        if setting.local:
-            sync, never = m.Mode.SYNC, m.Fence.NEVER
-            plans.append(PairPlan("local", local, "b", "second", "b", "third", sync, never))
+        mirrors = {"local": "third"} if setting.local else {}
+        mirrors |= {"undo": "spare"} if setting.spare else {}
+        sync, never = m.Mode.SYNC, m.Fence.NEVER
+        for name, volume in mirrors.items():
+            plans.append(PairPlan(name, local, "b", "second", "b", volume, sync, never))
+        if setting.group:
+            plans += [
+                replace(
+                    plan,
+                    name=f"{plan.name}2",
+                    p_volume=f"{plan.p_volume}2",
+                    s_volume=f"{plan.s_volume}2",
+                )
+                for plan in plans
+            ]
         return plans
 
     def _make_machine(self, name: str, peer: str, rng: Random) -> None:
@@ -270,7 +292,8 @@ class World:
         for plan in self.plans:
             if plan.kind is m.PairKind.REMOTE:
                 await self.operator.bring_home(plan)
-        await Quiet(self.oracle, self.operator, [telling]).run()
+        groups = self.groups if self.setting.group else None
+        await Quiet(self.oracle, self.operator, [telling], groups).run()
         self.judge.at_rest()
 
     async def _tell(self, story: Story) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from controller.keeping import Keeping
 from controller.pair import messages as msg
+from controller.pair.inbox import Gate
 from controller.pair.owner import PairOwner
 from controller.pair.side import PairSide
 from controller.pair.table import Answer
@@ -72,7 +73,17 @@ def _marked_in_vain_and_left() -> list[Patch]:
     return [(Pairs, "unmark_local", unmark_local)]
 
 
+def _brought_back_before_all_agreed() -> list[Patch]:
+    async def passed(gate: Gate) -> None:
+        gate.check()
+
+    return [(Gate, "passed", passed)]
+
+
+TOGETHER = Mutant("group brought back before all agreed", "L11", _brought_back_before_all_agreed)
+
 MUTANTS = [
+    TOGETHER,
     Mutant("kept whatever is held", "L11", _kept_whatever_is_held),
     Mutant("a group marked one after the other", "L11", _marked_one_after_the_other),
     Mutant("marked without a guard", "L11", _marked_without_a_guard),
