@@ -61,8 +61,9 @@ class _GroupResync:
             member.end.add_done_callback(self._look)
 
     def _look(self, _done: object) -> None:
-        every = all(member.weighed.done() for member in self._members)
-        if every or any(member.error is not None for member in self._members):
+        # Each error is looked at, also of those that fail behind the first: none is left unseen.
+        errors = [member.error for member in self._members]
+        if any(errors) or all(member.weighed.done() for member in self._members):
             self._decided.set()
 
     async def run(self, deadline_s: float) -> Verdict:

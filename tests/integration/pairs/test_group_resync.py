@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from controller.api import messages as m
 from controller.api.codes import Code, Verdict
 from controller.pair import messages as msg
+from controller.pair.inbox import Gate
 from controller.pair.leader import Leader
 from controller.pair.owner import PairOwner
 from tests.integration.pairs.states import BLOCK, REVERSE, refused
@@ -227,3 +229,25 @@ async def test_what_copies_already_is_left_alone(tmp_path: Path) -> None:
         assert (await a.do("group.resync", RESYNC)).verdict is Verdict.ACCEPTED
         await all_in_sync(a, b)
         assert (await a.do("group.resync", RESYNC)).verdict is Verdict.NO_OP
+
+
+async def test_no_failure_is_left_unseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them fail behind the gate: the first is the answer, and the rest is no surprise."""
+    async with split_group(tmp_path) as (a, _):
+        stumbled: list[str] = []
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _loop, context: stumbled.append(context["message"])
+        )
+        opened = Gate.open
+
+        def open_and_cut(gate: Gate) -> None:
+            opened(gate)
+            a.cut_link()
+
+        monkeypatch.setattr(Gate, "open", open_and_cut)
+        said = (await refused(a, "group.resync", RESYNC)).message
+        assert "has begun" in said
+        for name in NAMES:
+            await a.node.pairs.get(name).caught_up()
+        gc.collect()
+        assert stumbled == []
