@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.sim.mutants import behind, copied, grouped, mirrored, recorded, served
+from tests.sim.mutants import behind, copied, grouped, mirrored, recorded, served, swapped
 from tests.sim.mutants.plant import Mutant
 
 MUTANTS: list[Mutant] = [
@@ -12,4 +12,5 @@ MUTANTS: list[Mutant] = [
     *served.MUTANTS,
     *behind.MUTANTS,
     *grouped.MUTANTS,
+    *swapped.MUTANTS,
 ]

@@ -1,4 +1,4 @@
-"""Bugs in the exchange of roles, for the crash points."""
+"""Bugs in the exchange of roles; those that need one moment of it are for the crash points."""
 
 from __future__ import annotations
 
@@ -49,3 +49,5 @@ OFFERED = Mutant("role offered before writes have ended", "L8", _offered_before_
 TOLD = Mutant("role told before it is on disk", "L3", _told_before_it_is_on_disk)
 OPENED = Mutant("an offered role taken back by itself", "L8", _opened_when_the_link_is_lost)
 NUMBER = Mutant("role kept under the number offered", "L3", _kept_under_the_number_that_was_offered)
+
+MUTANTS = [OFFERED]
