@@ -200,7 +200,7 @@ class Connection:
         shell = Shell(
             wake=self._wake,
             close=self._end,
-            discover=lambda: self.server.discover(self._local),
+            discover=lambda: self.server.discover(self._local, machine.initiator),
             log=self._log,
         )
         session = Session(

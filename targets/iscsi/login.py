@@ -26,9 +26,9 @@ from targets.iscsi.negotiation import (
     agreed,
     negotiate,
 )
+from targets.naming import MAX_NAME_BYTES
 
 MAX_REQUESTS = 32
-MAX_NAME_BYTES = 223
 SECURITY, OPERATIONAL, FULL_FEATURE = 0, 1, 3
 
 
@@ -110,6 +110,8 @@ class Rules:
     find: Callable[[str], tuple[ChapCredentials | None, str] | None]
     """Credentials and alias of a target by name; None when there is no such target."""
     random_bytes: Callable[[int], bytes]
+    admits: Callable[[str, str], bool]
+    """Whether an initiator (the second name) may log in to a target that there is."""
     discovery_chap: ChapCredentials | None = None
     offer: Offer = field(default_factory=Offer)
     portal_group: int = 1
@@ -225,6 +227,8 @@ class LoginMachine:
         found = self.rules.find(self.target)
         if found is None:
             raise LoginError(LoginStatus.NOT_FOUND, "no such target")
+        if not self.rules.admits(self.target, self.initiator):
+            raise LoginError(LoginStatus.FORBIDDEN, f"not in the list of {self.target}")
         self._credentials, self._alias = found
         pairs = [("TargetPortalGroupTag", str(self.rules.portal_group))]
         if self._alias:

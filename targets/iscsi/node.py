@@ -6,19 +6,17 @@ Must not know sockets. Fails with the typed errors below.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from targets.iscsi.chap import ChapCredentials
 from targets.lun import LogicalUnit, UnitAttention
+from targets.naming import is_iscsi_name
 from targets.scsi.target import ScsiTarget
 
 if TYPE_CHECKING:
     from targets.iscsi.session import Session
-
-_NAME = re.compile(r"(iqn\.\d{4}-\d{2}\.[a-z0-9.\-]+(:[a-z0-9.\-:]+)?|eui\.[0-9A-Fa-f]{16})")
 
 
 class TargetError(Exception):
@@ -41,12 +39,18 @@ class TargetConfig:
     luns: Mapping[int, LogicalUnit]
     chap: ChapCredentials | None = None
     alias: str = ""
+    initiators: frozenset[str] = frozenset()
+    """Names of those that may log in, in lower case; none: every initiator may."""
 
     def __post_init__(self) -> None:
-        if len(self.iqn) > 223 or not _NAME.fullmatch(self.iqn):
+        if not is_iscsi_name(self.iqn):
             raise ValueError(f"not an iSCSI name: {self.iqn!r}")
         if "\0" in self.alias or len(self.alias.encode()) > 255:
             raise ValueError("an alias has at most 255 bytes and no NUL")
+
+    def admits(self, initiator: str) -> bool:
+        """Whether an initiator may log in."""
+        return not self.initiators or initiator.lower() in self.initiators
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import errno
 import logging
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from targets.iscsi.buffers import LARGEST_BYTES, BufferPool
 from targets.iscsi.chap import ChapCredentials
@@ -72,7 +72,9 @@ class IscsiServer:
         self.limits = limits or Limits()
         self.log = log or logging.getLogger("targets.iscsi")
         self.pool = BufferPool(max(self.limits.pool_bytes, LARGEST_BYTES))
-        self.rules = Rules(self._find, random_bytes, discovery_chap, self.limits.offer)
+        self.rules = Rules(
+            self._find, random_bytes, self._admits, discovery_chap, self.limits.offer
+        )
         self.connections: set[Connection] = set()
         self._nodes: dict[str, TargetNode] = {}
         self._portals: list[socket.socket] = []
@@ -99,16 +101,38 @@ class IscsiServer:
         if self.sessions(iqn) and not force:
             raise TargetBusyError(f"{iqn} is in use")
         node.removing = True
-        leaving = self._connections_of(node)
-        for connection in leaving:
+        await self._end(lambda: self._connections_of(node), "target removed")
+        await self._until(lambda: not node.sessions)
+        self._nodes.pop(iqn, None)
+
+    async def allow(self, iqn: str, initiators: frozenset[str]) -> None:
+        """Let these in from now on, or all when there are none; raises `UnknownTargetError`.
+
+        Others that are logged in are asked to log out and dropped after a while; returns once no
+        command of theirs is inside a volume any more.
+        """
+        node = self._node(iqn)
+        node.config = replace(node.config, initiators=initiators)
+
+        def strangers() -> list[Connection]:
+            return [
+                each
+                for each in self._connections_of(node)
+                if each.session is not None and not node.config.admits(each.session.initiator)
+            ]
+
+        await self._end(strangers, "not allowed any more")
+        await self._until(lambda: all(node.config.admits(each.initiator) for each in node.sessions))
+
+    async def _end(self, leaving: Callable[[], list[Connection]], why: str) -> None:
+        """Ask for a logout, and close what is there still after a while."""
+        for connection in leaving():
             connection.ask_for_logout(int(self.limits.logout_s))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.limits.logout_s):
-                await self._until(lambda: not self._connections_of(node))
-        for connection in self._connections_of(node):
-            connection.close("target removed")
-        await self._until(lambda: not node.sessions)
-        self._nodes.pop(iqn, None)
+                await self._until(lambda: not leaving())
+        for connection in leaving():
+            connection.close(why)
 
     def sessions(self, iqn: str) -> list[SessionInfo]:
         """Who is logged in to a target; raises `UnknownTargetError`."""
@@ -140,6 +164,10 @@ class IscsiServer:
         if node is None or node.removing:
             return None
         return node.config.chap, node.config.alias
+
+    def _admits(self, iqn: str, initiator: str) -> bool:
+        node = self._nodes.get(iqn)
+        return node is not None and node.config.admits(initiator)
 
     # ------------------------------------------------------------------------------- portals
 
@@ -197,10 +225,14 @@ class IscsiServer:
             for host, port in addresses
         ]
 
-    def discover(self, local: tuple[str, int]) -> list[tuple[str, list[str]]]:
-        """All targets with their addresses, for SendTargets."""
+    def discover(self, local: tuple[str, int], initiator: str) -> list[tuple[str, list[str]]]:
+        """All targets that an initiator may log in to, with their addresses, for SendTargets."""
         addresses = self.portal_addresses(local)
-        return [(iqn, addresses) for iqn, node in self._nodes.items() if not node.removing]
+        return [
+            (iqn, addresses)
+            for iqn, node in self._nodes.items()
+            if not node.removing and node.config.admits(initiator)
+        ]
 
     # ------------------------------------------------------------------------------ sessions
 
@@ -226,6 +258,9 @@ class IscsiServer:
         if node is None or node.removing:
             ready(None, 0, LoginStatus.NOT_FOUND)
             return
+        if not node.config.admits(initiator):  # any more, since this login began
+            ready(None, 0, LoginStatus.FORBIDDEN)
+            return
         self._tsih = self._tsih % 0xFFFF + 1
         new = self._tsih
         # Discovery sessions share nothing, so they reinstate nothing.
@@ -245,8 +280,10 @@ class IscsiServer:
         def quiet() -> None:
             nonlocal left
             left -= 1
-            if left == 0:
+            if left == 0 and node.config.admits(initiator):
                 ready(node, new, LoginStatus.SUCCESS)
+            elif left == 0:
+                ready(None, 0, LoginStatus.FORBIDDEN)
 
         for each in old:
             each.tasks.when_quiet(quiet)

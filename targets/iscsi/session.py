@@ -43,7 +43,7 @@ class Shell:
     close: Callable[[str], None]
     """End the connection once the outbox is empty; the reason is for the log."""
     discover: Callable[[], list[tuple[str, list[str]]]]
-    """Names of all targets with their addresses (`host:port,group`)."""
+    """Names of the targets that it may log in to, with their addresses (`host:port,group`)."""
     log: Callable[[str], None]
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from targets.naming import IQN_ROOT
+from targets.naming import IQN_ROOT, is_iscsi_name
 
 IQN_PREFIX = f"{IQN_ROOT}:"
 BACKSTORE_PREFIX = "trilun-"
@@ -19,7 +19,6 @@ HBA = 747
 
 MAX_LUN = 255
 MAX_CONFIG_BYTES = 255
-_INITIATOR = re.compile(r"(iqn\.\d{4}-\d{2}\.[a-z0-9.\-]+(:[a-z0-9.\-:]+)?|eui\.[0-9A-Fa-f]{16})")
 _PLAIN = re.compile(r"[A-Za-z0-9._-]+")
 _BACKSTORE = re.compile(r"[A-Za-z0-9._@-]+")
 
@@ -133,10 +132,7 @@ class Acl:
     chap: Chap | None = None
 
     def __post_init__(self) -> None:
-        _check(
-            len(self.initiator) <= 223 and _INITIATOR.fullmatch(self.initiator),
-            f"not an iSCSI name: {self.initiator!r}",
-        )
+        _check(is_iscsi_name(self.initiator), f"not an iSCSI name: {self.initiator!r}")
         _check(all(0 <= lun <= MAX_LUN for lun in self.luns), "a LUN is a number from 0 to 255")
         _check(self.read_only <= set(self.luns), "a read-only LUN has to be mapped")
 
@@ -150,7 +146,8 @@ class PortalGroup:
     portals: tuple[Portal, ...]
     """Leave out those whose address this host doesn't have; without any, the group is off."""
     acls: tuple[Acl, ...] = ()
-    """None: every initiator may log in, and sees all LUNs."""
+    """None: every initiator may log in, and sees all LUNs. An initiator that has an ACL from
+    before keeps it, since its session would end with it."""
     chap: Chap | None = None
     """For initiators without an ACL."""
     tag: int = 1
@@ -178,7 +175,7 @@ class Target:
     groups: tuple[PortalGroup, ...]
 
     def __post_init__(self) -> None:
-        _check(len(self.iqn) <= 223 and _INITIATOR.fullmatch(self.iqn), f"bad IQN {self.iqn!r}")
+        _check(is_iscsi_name(self.iqn), f"bad IQN {self.iqn!r}")
         _distinct((group.tag for group in self.groups), "portal group")
 
 

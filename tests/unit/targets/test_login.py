@@ -165,7 +165,7 @@ def machine(credentials: ChapCredentials | None = None) -> LoginMachine:
     def find(iqn: str) -> tuple[ChapCredentials | None, str] | None:
         return (credentials, "alias") if iqn == NAME["TargetName"] else None
 
-    return LoginMachine(Rules(find, lambda count: bytes(range(count))))
+    return LoginMachine(Rules(find, lambda count: bytes(range(count)), lambda *_names: True))
 
 
 def request(
