@@ -37,6 +37,8 @@ class VolumeRecord(BaseModel):
     at_rest: bool = False
     power_lost: bool = False
     settled: list[str] = []
+    initiators: list[str] = []
+    """Those that may log in, in lower case and sorted; none: every initiator may."""
 
 
 class GroupRecord(BaseModel):

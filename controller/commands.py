@@ -38,6 +38,7 @@ class Commands:
             "node.show": self._node_show,
             "volume.create": self._volume_create,
             "volume.grow": self._volume_grow,
+            "volume.allow": self._volume_allow,
             "volume.list": self._volume_list,
             "volume.show": self._volume_show,
             "volume.delete": self._volume_delete,
@@ -108,6 +109,14 @@ class Commands:
         info = self._node.volume_info(params.name)
         text = f"volume '{params.name}' has {params.size_bytes} bytes"
         return done(text, info) if grown else no_op(f"{text} already", info)
+
+    async def _volume_allow(self, params: m.VolumeAllow) -> Outcome:
+        shelved, changed = await self._node.volumes.allow(params)
+        self._node.changed(shelved.volume)
+        info = self._node.volume_info(params.name)
+        who = ", ".join(info.initiators) or "every initiator"
+        text = f"{who} may log in to volume '{params.name}'"
+        return done(text, info) if changed else no_op(f"{text} already", info)
 
     async def _volume_list(self, _params: m.Empty) -> Outcome:
         names = sorted(shelved.record.name for shelved in self._node.volumes.all())

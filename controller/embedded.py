@@ -7,6 +7,7 @@ with RejectedError where a host is in the way, OSError where a portal's address 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from controller.api.codes import Code
 from controller.api.errors import RejectedError
@@ -40,9 +41,15 @@ class EmbeddedExporter:
         """Addresses initiators connect to."""
         return self._portals
 
-    def offer(self, iqn: str, volume: Volume) -> None:
+    def offer(self, iqn: str, volume: Volume, initiators: Sequence[str]) -> None:
         """Export a volume."""
-        config = TargetConfig(iqn=iqn, luns={LUN: volume}, chap=self._chap, alias=volume.name)
+        config = TargetConfig(
+            iqn=iqn,
+            luns={LUN: volume},
+            chap=self._chap,
+            alias=volume.name,
+            initiators=frozenset(initiators),
+        )
         self._server.add_target(config)
         self._iqns.add(iqn)
 
@@ -85,6 +92,18 @@ class EmbeddedExporter:
             )
             for each in found
         ]
+
+    def cut_off_by(self, iqn: str, initiators: Sequence[str]) -> list[SessionInfo]:
+        """Those that aren't in the list."""
+        return [
+            each
+            for each in self.sessions(iqn)
+            if initiators and each.initiator.lower() not in initiators
+        ]
+
+    async def allow(self, iqn: str, initiators: Sequence[str]) -> None:
+        """At once; returns when the sessions of others have ended."""
+        await self._server.allow(iqn, frozenset(initiators))
 
     def attention(self, iqn: str, attention: UnitAttention) -> None:
         """Tell every initiator of the volume."""

@@ -6,6 +6,7 @@ itself (the embedded target, or the kernel's) is handed in by the daemon.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from controller.api.messages import SessionInfo
@@ -32,8 +33,11 @@ class Exporter(Protocol):
     def portals(self) -> list[str]:
         """Addresses initiators connect to, as host:port."""
 
-    def offer(self, iqn: str, volume: Volume) -> None:
-        """Export a volume as LUN 0 of its own target, at once or soon."""
+    def offer(self, iqn: str, volume: Volume, initiators: Sequence[str]) -> None:
+        """Export a volume as LUN 0 of its own target, at once or soon.
+
+        `initiators`: those that may log in; none: every initiator may.
+        """
 
     async def ready(self, iqn: str) -> None:
         """Return when initiators can find an offered volume, or when that takes too long.
@@ -55,6 +59,15 @@ class Exporter(Protocol):
 
     def sessions(self, iqn: str) -> list[SessionInfo]:
         """Who is logged in."""
+
+    def cut_off_by(self, iqn: str, initiators: Sequence[str]) -> list[SessionInfo]:
+        """Who is logged in, and would not be behind `allow`."""
+
+    async def allow(self, iqn: str, initiators: Sequence[str]) -> None:
+        """Let these log in from now on, or all when there are none; sessions of others end.
+
+        Raises RejectedError where that isn't so yet. It will be tried again.
+        """
 
     def grown(self, iqn: str) -> None:
         """Tell initiators that a volume has become larger."""

@@ -32,6 +32,7 @@ def volume_info(
         trouble=exporter.trouble(shelved.iqn),
         portals=exporter.portals,
         naa=volume.identity.naa.hex(),
+        initiators=record.initiators,
         sessions=exporter.sessions(shelved.iqn),
     )
 

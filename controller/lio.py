@@ -8,7 +8,7 @@ way, ConfigError for a configuration that the kernel can't be asked for.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from controller.api.codes import Code
 from controller.api.errors import RejectedError
@@ -17,6 +17,7 @@ from controller.service.config import ConfigError, Endpoint
 from controller.volume.volume import Volume
 from targets.iscsi.chap import ChapCredentials
 from targets.lio.passes import LioSettings
+from targets.lio.sessions import Seen
 from targets.lio.target import LioError, LioTarget, TargetInUseError
 from targets.lio.wanted import BACKSTORE_PREFIX, Chap, Ownership, Portal, WantedError
 from targets.lun import UnitAttention
@@ -76,11 +77,11 @@ class LioExporter:
         """Have `changed` called when `problems` are others."""
         self._target.changed = changed
 
-    def offer(self, iqn: str, volume: Volume) -> None:
+    def offer(self, iqn: str, volume: Volume, initiators: Sequence[str]) -> None:
         """Export a volume; `ready` waits for it."""
         volume_id = volume.identity.naa.hex()
         name = f"{self._settings.owner.backstore_prefix}{volume_id}"
-        self._target.add(iqn, name, f"{HANDLER}/{volume_id}", volume)
+        self._target.add(iqn, name, f"{HANDLER}/{volume_id}", volume, tuple(initiators))
 
     async def settle(self) -> None:
         """Begin to make the kernel's configuration what was offered; see `held_up`."""
@@ -130,13 +131,35 @@ class LioExporter:
         await self._target.rest()
 
     def sessions(self, iqn: str) -> list[SessionInfo]:
-        """Who is logged in; the kernel tells no addresses."""
-        found = self._target.sessions(iqn)
+        """Who is logged in; the kernel tells the addresses of those that are in a list."""
+        return self._infos(iqn, self._target.sessions(iqn))
+
+    def _infos(self, iqn: str, found: list[Seen]) -> list[SessionInfo]:
         lost = self._target.lost_writes(iqn)
         return [
-            SessionInfo(initiator=name, address="", since_s=at, lost_writes=lost)
-            for name, at in found.items()
+            SessionInfo(
+                initiator=each.initiator,
+                address=each.address,
+                since_s=each.since_s,
+                lost_writes=lost,
+            )
+            for each in found
         ]
+
+    def cut_off_by(self, iqn: str, initiators: Sequence[str]) -> list[SessionInfo]:
+        """Those that aren't in the list; all of them where every initiator was let in before."""
+        return self._infos(iqn, self._target.cut_off_by(iqn, tuple(initiators)))
+
+    async def allow(self, iqn: str, initiators: Sequence[str]) -> None:
+        """Returns when the kernel has the list."""
+        try:
+            await self._target.allow(iqn, tuple(initiators))
+        except LioError as error:
+            raise RejectedError(
+                Code.IO_ERROR,
+                f"the list is kept, but the kernel's target has not taken it yet: {error}",
+                "trilun status says when that is over; it is tried again until then",
+            ) from error
 
     def attention(self, iqn: str, attention: UnitAttention) -> None:
         """Tell initiators that something changed."""

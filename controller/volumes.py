@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from controller import admitting
 from controller.api import messages as m
 from controller.api.codes import Code
 from controller.api.errors import RejectedError
@@ -132,7 +133,10 @@ class Volumes:
     def offer_all(self) -> None:
         """Export every volume; called when every pair is known, so that access is right."""
         for shelved in self._shelf.values():
-            self._exporter.offer(shelved.iqn, shelved.volume)
+            self._offer(shelved)
+
+    def _offer(self, shelved: Shelved) -> None:
+        self._exporter.offer(shelved.iqn, shelved.volume, shelved.record.initiators)
 
     async def withdraw_all(self) -> None:
         """Keep every host out; returns when no command is under way."""
@@ -187,6 +191,7 @@ class Volumes:
         existing = self._shelf.get(asked.name)
         if existing is not None:
             if existing.view_of is None and existing.record.size_bytes == asked.size_bytes:
+                admitting.check_same(existing.record, asked)
                 return existing, False
             raise RejectedError(
                 Code.EXISTS,
@@ -200,6 +205,7 @@ class Volumes:
             id=self._new_id(),
             size_bytes=asked.size_bytes,
             generation=self._new_id(),
+            initiators=admitting.initiator_names(asked.initiators),
         )
         try:
             store = self._disk.open(_data_file(record.id), asked.size_bytes, create=True)
@@ -215,7 +221,7 @@ class Volumes:
         await self._catalogue.commit()
         shelved = self._shelve(record, store, metadata)
         shelved.busy = "being made"
-        self._exporter.offer(shelved.iqn, shelved.volume)
+        self._offer(shelved)
         try:
             await self._exporter.ready(shelved.iqn)
         except RejectedError:
@@ -242,6 +248,12 @@ class Volumes:
                 shelved.busy = ""
         self._exporter.grown(shelved.iqn)
         return shelved, True
+
+    async def allow(self, asked: m.VolumeAllow) -> tuple[Shelved, bool]:
+        """Say which initiators may log in; the flag is False when it is so already."""
+        async with self._making:
+            shelved = self.get(asked.name)
+            return shelved, await admitting.allow(shelved, self._catalogue, self._exporter, asked)
 
     async def delete(self, name: str) -> Shelved:
         """Delete a volume and its data; refused while anything uses it."""
@@ -333,10 +345,11 @@ class Volumes:
             id=view.id,
             size_bytes=base.record.size_bytes,
             generation=base.record.generation,
+            initiators=base.record.initiators,
         )
         store = OverlayStore(image or base.volume.store, delta)
         shelved = self._shelve(record, store, None, view_of=asked.volume)
-        self._exporter.offer(shelved.iqn, shelved.volume)
+        self._offer(shelved)
         try:
             await self._exporter.ready(shelved.iqn)
         except RejectedError:

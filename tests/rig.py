@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,13 +40,16 @@ class StandInExporter:
     offered: dict[str, Volume] = field(default_factory=dict)
     logged_in: dict[str, list[m.SessionInfo]] = field(default_factory=dict)
     attentions: list[tuple[str, UnitAttention]] = field(default_factory=list)
+    allowed: dict[str, list[str]] = field(default_factory=dict)
+    """The list of each target that was offered."""
 
     @property
     def portals(self) -> list[str]:
         return ["127.0.0.1:0"]
 
-    def offer(self, iqn: str, volume: Volume) -> None:
+    def offer(self, iqn: str, volume: Volume, initiators: Sequence[str]) -> None:
         self.offered[iqn] = volume
+        self.allowed[iqn] = list(initiators)
 
     async def ready(self, iqn: str) -> None:
         assert iqn in self.offered
@@ -63,6 +66,16 @@ class StandInExporter:
 
     def sessions(self, iqn: str) -> list[m.SessionInfo]:
         return self.logged_in.get(iqn, [])
+
+    def cut_off_by(self, iqn: str, initiators: Sequence[str]) -> list[m.SessionInfo]:
+        return [
+            each for each in self.sessions(iqn) if initiators and each.initiator not in initiators
+        ]
+
+    async def allow(self, iqn: str, initiators: Sequence[str]) -> None:
+        ending = self.cut_off_by(iqn, initiators)
+        self.logged_in[iqn] = [each for each in self.sessions(iqn) if each not in ending]
+        self.allowed[iqn] = list(initiators)
 
     def grown(self, iqn: str) -> None:
         self.attention(iqn, UnitAttention.CAPACITY_CHANGED)

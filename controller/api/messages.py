@@ -80,10 +80,16 @@ from controller.api.verify import PairResolve as PairResolve
 from controller.api.verify import PairVerify as PairVerify
 from controller.api.verify import VerifyInfo as VerifyInfo
 from controller.api.verify import VerifyState as VerifyState
+from controller.api.volumes import BLOCK_BYTES as BLOCK_BYTES
+from controller.api.volumes import MAX_INITIATOR_CHARS as MAX_INITIATOR_CHARS
+from controller.api.volumes import MAX_INITIATORS as MAX_INITIATORS
+from controller.api.volumes import MAX_VOLUME_BYTES as MAX_VOLUME_BYTES
+from controller.api.volumes import VolumeAllow as VolumeAllow
+from controller.api.volumes import VolumeCreate as VolumeCreate
+from controller.api.volumes import VolumeDelete as VolumeDelete
+from controller.api.volumes import VolumeGrow as VolumeGrow
 
 API_VERSION = 1
-BLOCK_BYTES = 4096
-MAX_VOLUME_BYTES = 64 << 40
 
 
 class Role(enum.StrEnum):
@@ -162,6 +168,8 @@ class VolumeInfo(Info):
     portals: list[str] = []
     lun: int = 0
     naa: str = ""
+    initiators: list[str] = []
+    """Those that may log in; none: every initiator may."""
     sessions: list[SessionInfo] = []
 
 
@@ -265,23 +273,6 @@ class Empty(Params):
 
 class Named(Params):
     """A request about one object."""
-
-    name: Name
-
-
-class VolumeCreate(Params):
-    """Make a volume: sparse, zero, exported."""
-
-    name: Name
-    size_bytes: Annotated[int, Field(ge=BLOCK_BYTES, le=MAX_VOLUME_BYTES, multiple_of=BLOCK_BYTES)]
-
-
-class VolumeGrow(VolumeCreate):
-    """Make a volume larger, under its hosts. Refused while a pair or a view uses it."""
-
-
-class VolumeDelete(Params):
-    """Delete a volume and its data. Refused while a pair, a view or an initiator uses it."""
 
     name: Name
 

@@ -33,6 +33,7 @@ VERBS: dict[str, Verb] = {
         Verb("node.show", _C, m.Empty, m.NodeInfo, durable=False),
         Verb("volume.create", _C, m.VolumeCreate, m.VolumeInfo, durable=True),
         Verb("volume.grow", _C, m.VolumeGrow, m.VolumeInfo, durable=True),
+        Verb("volume.allow", _C, m.VolumeAllow, m.VolumeInfo, durable=True),
         Verb("volume.list", _C, m.Empty, m.VolumeList, durable=False),
         Verb("volume.show", _C, m.Named, m.VolumeInfo, durable=False),
         Verb("volume.delete", _C, m.VolumeDelete, m.VolumeInfo, durable=True),

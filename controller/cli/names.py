@@ -13,7 +13,13 @@ from typing import Any
 import click
 
 from controller.api import topics
-from controller.api.messages import BLOCK_BYTES, MAX_VOLUME_BYTES, NodeKind, PairState
+from controller.api.messages import (
+    BLOCK_BYTES,
+    MAX_VOLUME_BYTES,
+    NodeKind,
+    PairState,
+    VolumeInfo,
+)
 from controller.cli.session import Session, quietly
 from controller.service.client import ApiClient
 from controller.service.config import Endpoint
@@ -148,6 +154,20 @@ def _complete_states(kind: topics.StateKind) -> Completer:
 complete_volume = _complete_states("volume")
 complete_pair = _complete_states("pair")
 complete_job = _complete_states("job")
+
+
+def complete_initiator(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
+    """Initiators that are logged in somewhere, or are in a volume's list."""
+
+    async def names(client: ApiClient) -> list[str]:
+        states = await client.states(f"{topics.ROOT}/+/state/volume/+")
+        found: set[str] = set()
+        for info in states.values():
+            if isinstance(info, VolumeInfo):
+                found |= {*info.initiators, *(each.initiator for each in info.sessions)}
+        return sorted(found)
+
+    return [n for n in quietly(root_session(ctx), names) if n.startswith(incomplete)]
 
 
 def complete_node(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:

@@ -16,6 +16,7 @@ from controller.cli.names import (
     Ref,
     RefType,
     SizeType,
+    complete_initiator,
     complete_node,
     complete_node_slash,
     complete_volume,
@@ -29,7 +30,7 @@ from controller.service.sizes import format_size
 
 @click.group(cls=ApiGroup)
 def volume() -> None:
-    """Volumes: make, grow, list, show and delete them."""
+    """Volumes: make, grow, list, show and delete them; say which hosts may log in."""
 
 
 @volume.command("create")
@@ -37,12 +38,21 @@ def volume() -> None:
 @click.argument("size_bytes", metavar="SIZE", type=SizeType())
 @click.option("--node", help="The controller, if not given as NODE/NAME.",
               shell_complete=complete_node)  # fmt: skip
+@click.option("--allow", "initiators", multiple=True, metavar="INITIATOR",
+              help="The name of a host's initiator that may log in, and no other; repeatable.",
+              shell_complete=complete_initiator)  # fmt: skip
 @click.pass_obj
-def create(session: Session, ref: Ref, size_bytes: int, node: str | None) -> None:
-    """Make a volume of SIZE (such as 1GiB, 512MiB or 4096), sparse and exported."""
+def create(
+    session: Session, ref: Ref, size_bytes: int, node: str | None, initiators: tuple[str, ...]
+) -> None:
+    """Make a volume of SIZE (such as 1GiB, 512MiB or 4096), sparse and exported.
+
+    Every initiator may log in, unless some are named with --allow.
+    """
     if node is not None and ref.node not in {None, node}:
         raise usage_error(f"--node {node} and {ref} name different nodes")
-    params = m.VolumeCreate(name=ref.name, size_bytes=size_bytes)
+    _check_initiators(initiators)
+    params = m.VolumeCreate(name=ref.name, size_bytes=size_bytes, initiators=list(initiators))
 
     async def work(client: ApiClient) -> m.Reply:
         where = ref.node or node
@@ -68,6 +78,34 @@ def grow(session: Session, ref: Ref, size_bytes: int) -> None:
 
     reply = session.run(work)
     report_change(session, reply, m.VolumeInfo, f"volume '{ref.name}' has grown", _volume_details)
+
+
+@volume.command("allow")
+@click.argument("ref", metavar="[NODE/]NAME", type=RefType(), shell_complete=complete_volume)
+@click.argument("initiators", metavar="[INITIATOR]...", nargs=-1,
+                shell_complete=complete_initiator)  # fmt: skip
+@click.option("--all", "everybody", is_flag=True, help="Let every initiator log in.")
+@click.option("--force", is_flag=True, help="End the sessions that are in the way.")
+@click.pass_obj
+def allow(
+    session: Session, ref: Ref, initiators: tuple[str, ...], everybody: bool, force: bool
+) -> None:
+    """Say which hosts may log in to a volume: these INITIATORs and no others, or --all.
+
+    Refused where the session of a host that is logged in would end, unless with --force.
+    """
+    if everybody == bool(initiators):
+        raise usage_error("name the initiators that may log in, or say --all")
+    _check_initiators(initiators)
+    params = m.VolumeAllow(name=ref.name, initiators=list(initiators), force=force)
+
+    async def work(client: ApiClient) -> m.Reply:
+        found = await find_volume(client, ref)
+        return await client.request(found.node, "volume.allow", params, session.timeout_s)
+
+    reply = session.run(work)
+    done = f"volume '{ref.name}' has its list of initiators"
+    report_change(session, reply, m.VolumeInfo, done, _volume_details)
 
 
 @volume.command("list")
@@ -155,7 +193,7 @@ def _health(info: m.VolumeInfo) -> str:
 
 
 def _session(info: m.SessionInfo) -> str:
-    # The kernel's target doesn't say where its initiators are.
+    # The kernel's target says where an initiator is only of those that are in a list.
     where = f" from {info.address}" if info.address else ""
     lost = " (can't write until it logs in anew: power was lost)" if info.lost_writes else ""
     return f"{info.initiator}{where}{lost}"
@@ -178,9 +216,19 @@ def _volume_details(info: m.VolumeInfo) -> Table:
             ("not found", info.trouble),
             ("lun", str(info.lun)),
             ("naa", info.naa),
+            ("allowed", ", ".join(info.initiators) or "every initiator"),
             ("hosts", ", ".join(map(_session, info.sessions))),
         ]
     )
+
+
+def _check_initiators(initiators: tuple[str, ...]) -> None:
+    """Their number and length; what is a name, the controller decides."""
+    if len(initiators) > m.MAX_INITIATORS:
+        raise usage_error(f"a volume's list has at most {m.MAX_INITIATORS} initiators")
+    for each in initiators:
+        if not 0 < len(each) <= m.MAX_INITIATOR_CHARS:
+            raise usage_error(f"an initiator's name has 1 to {m.MAX_INITIATOR_CHARS} characters")
 
 
 def _only_controller(nodes: dict[str, m.NodeStatus]) -> str:

@@ -17,7 +17,8 @@ from targets.lio.attentions import raise_at_all
 from targets.lio.configfs import Folder, Operation
 from targets.lio.events import DeviceEvent, DeviceEvents
 from targets.lio.offered import ATTRIBUTES
-from targets.lio.tree import CONFIGFS_TARGET, carry_out, read_tree
+from targets.lio.sessions import Listed
+from targets.lio.tree import CONFIGFS_TARGET, carry_out, read_sessions, read_tree
 from targets.lio.uio import UioDevice, uio_names
 from targets.lio.wanted import Ownership
 
@@ -55,8 +56,8 @@ class Machine(Protocol):
     def act(self, path: str, name: str, value: str, unless: str = "") -> None:
         """Tell a device to do something, unless its state says that it is so already."""
 
-    def sessions(self, path: str) -> str:
-        """The initiators' names, as the kernel lists them; nothing for a target that isn't."""
+    def sessions(self, group: str) -> Listed:
+        """Who is logged in to a portal group, as the kernel lists it; nobody where it isn't."""
 
     def raise_attentions(self, lun_path: str) -> None:
         """Have every initiator of a LUN hear that something changed."""
@@ -98,12 +99,9 @@ class LinuxMachine:
         if not unless or file.read_text().strip() != unless:
             file.write_text(value)
 
-    def sessions(self, path: str) -> str:
-        """A file of the portal group."""
-        try:
-            return (self._root / path).read_text()
-        except FileNotFoundError:
-            return ""
+    def sessions(self, group: str) -> Listed:
+        """See `tree`."""
+        return read_sessions(self._root / group)
 
     def raise_attentions(self, lun_path: str) -> None:
         """See `attentions`."""

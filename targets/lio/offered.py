@@ -7,12 +7,14 @@ names that the kernel would refuse.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from targets.lio.configfs import Folder
 from targets.lio.serving import Serving
+from targets.lio.sessions import Listed, Seen, addresses
 from targets.lio.wanted import (
+    Acl,
     Backstore,
     Chap,
     Ownership,
@@ -60,6 +62,8 @@ class Offered:
     """Of its backstore."""
     config: str
     server: DeviceServer
+    initiators: tuple[str, ...] = ()
+    """Those that may log in; none: every initiator may."""
     stage: Stage = Stage.OFFERED
     serving: Serving | None = None
     lost: bool = False
@@ -72,8 +76,10 @@ class Offered:
     """Why they can't, where the kernel refused this one: a sentence with the next step."""
     attention_due: bool = False
     """Its initiators have still to hear that something changed."""
-    since: dict[str, float] = field(default_factory=dict)
-    """Initiators, each with when it was seen first."""
+    seen: Mapping[str, Seen] = field(default_factory=dict)
+    """Initiators that were logged in when the kernel was asked last."""
+    being_cut: bool = False
+    """A part of its target is being removed: whoever looks there may have to wait for that."""
 
     @property
     def target_path(self) -> str:
@@ -96,9 +102,30 @@ class Offered:
         return f"{self.target_path}/tpgt_{TAG}/np/{portal.name}"
 
     @property
-    def sessions_path(self) -> str:
-        """The file that lists its initiators."""
-        return f"{self.target_path}/tpgt_{TAG}/dynamic_sessions"
+    def group_path(self) -> str:
+        """Its portal group's folder, which lists its initiators."""
+        return f"{self.target_path}/tpgt_{TAG}"
+
+    def note(self, listed: Listed, now_s: float) -> None:
+        """Take what the kernel lists as `seen`."""
+        self.seen = {
+            name: Seen(name, address, self.seen[name].since_s if name in self.seen else now_s)
+            for name, address in addresses(listed).items()
+        }
+
+    def cut_off_by(self, initiators: tuple[str, ...]) -> list[Seen]:
+        """Those of `seen` whose session ends when only these may log in (none: all may).
+
+        From "all" to some that is every one. The kernel keeps an ACL for each initiator that was
+        ever let in that way, lists none of them, and lets them in again; they go with the portal
+        group only (Linux, drivers/target/target_core_tpg.c).
+        """
+        found = self.seen.values() if initiators else ()
+        return [
+            each
+            for each in found
+            if not self.initiators or each.initiator.lower() not in initiators
+        ]
 
     def attention(self, attention: UnitAttention) -> None:
         """Something changed: the next command of any initiator hears what; each has to be told."""
@@ -114,7 +141,9 @@ class Offered:
 
     def target(self, portals: tuple[Portal, ...], chap: Chap | None) -> Target:
         """The target that shows it."""
-        return Target(self.iqn, (PortalGroup({LUN: self.name}, portals, chap=chap, tag=TAG),))
+        acls = tuple(Acl(each, {LUN: LUN}, chap=chap) for each in self.initiators)
+        group = PortalGroup({LUN: self.name}, portals, acls, None if acls else chap, TAG)
+        return Target(self.iqn, (group,))
 
 
 def wanted_of(
@@ -168,8 +197,3 @@ def our_devices(uio_names: dict[str, str], owner: Ownership) -> list[Found]:
         if name.startswith(owner.backstore_prefix):
             found.append(Found(node, f"core/user_{hba}/{name}", name, config))
     return found
-
-
-def parse_sessions(text: str) -> list[str]:
-    """The initiators in `dynamic_sessions`: a line for each session."""
-    return [line for line in text.replace("\0", "").splitlines() if line]

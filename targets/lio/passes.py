@@ -14,7 +14,7 @@ from functools import partial
 
 from targets.lio.addresses import listening_error
 from targets.lio.attentions import grown
-from targets.lio.configfs import Operation
+from targets.lio.configfs import Kind, Operation
 from targets.lio.devices import Devices
 from targets.lio.layout import TcmuError
 from targets.lio.machine import Machine
@@ -74,6 +74,7 @@ class Passes:
         made = plan(wanted_of(self._offers.values(), settings.owner, portals, settings.chap), tree)
         self.problems += made.obstacles
         refused = dict(made.held)
+        self._note_cuts(made.operations)
         await self._serve_all(made.held)
         steps = made.operations
         cut = max(
@@ -87,6 +88,7 @@ class Passes:
             if each.serving is None and each.stage is Stage.OFFERED:
                 refused.setdefault(each.target_path, "")
         await self._carry_out(steps[cut:], refused)
+        self._note_cuts(())
         larger = grown(steps, refused)
         for offered in self._offers.values():
             if offered.name in larger:
@@ -95,6 +97,13 @@ class Passes:
         await self._raise_attentions()
         if steps:
             log.info("kernel's target: %d steps", len(steps))
+
+    def _note_cuts(self, steps: tuple[Operation, ...]) -> None:
+        """Of which targets a part is to be removed. It stays so where a step never comes back."""
+        kinds = (Kind.REMOVE, Kind.UNLINK)
+        cut = {"/".join(each.path.split("/")[:2]) for each in steps if each.kind in kinds}
+        for offered in self._offers.values():
+            offered.being_cut = offered.target_path in cut
 
     async def devices(self) -> list[Found]:
         """All that are ours, offered or not."""

@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from targets.lio.admission import acls_of, has_to_go
 from targets.lio.configfs import Folder, Kind, Operation, apply
 from targets.lio.wanted import (
     BACKSTORE_PREFIX,
@@ -256,10 +257,12 @@ class _Planner:
     def _clear_group(self, path: str, group: PortalGroup | None) -> None:
         folder = self.tree.find(path)
         assert folder is not None
+        if group is not None and has_to_go(folder, group):
+            group = None
         if (group is None or not group.portals) and folder.files.get("enable", "0") == "1":
             self._do(Kind.WRITE, f"{path}/enable", "0")
         wrong = self._wrong_luns(path, group)
-        acls = {each.initiator: each for each in group.acls} if group else {}
+        acls = {each.initiator: each for each in acls_of(folder, group)} if group else {}
         for initiator in self._names(f"{path}/acls"):
             self._clear_acl(path, initiator, acls.get(initiator), wrong)
         for name in wrong:
@@ -327,7 +330,7 @@ class _Planner:
         for number, name in group.luns.items():
             if name not in self.blocked:
                 self._build_link(f"{path}/lun", number, BACKSTORE_LINK, self.places[name])
-        for acl in group.acls:
+        for acl in acls_of(self.tree.find(path), group):
             self._build_acl(path, acl)
         if not with_chap:
             self._set(f"{path}/attrib/authentication", "0")
@@ -341,8 +344,8 @@ class _Planner:
             self._set(f"{path}/enable", "1")
 
     def _open_to_all(self, path: str, value: str) -> None:
-        """Whether initiators without an ACL get one as they log in, and may write."""
-        names = ("generate_node_acls", "cache_dynamic_acls")
+        """Whether initiators without an ACL find the target, get one at login, and may write."""
+        names = ("generate_node_acls", "cache_dynamic_acls", "demo_mode_discovery")
         for name in names if value == "0" else reversed(names):
             self._set(f"{path}/attrib/{name}", value)
         read_only = "1" if value == "0" else "0"

@@ -22,8 +22,10 @@ from targets.lio.devices import Devices
 from targets.lio.events import DeviceEvent, Happening
 from targets.lio.layout import TcmuError
 from targets.lio.machine import LinuxMachine, Machine
-from targets.lio.offered import Offered, Stage, parse_sessions
+from targets.lio.offered import Offered, Stage
 from targets.lio.passes import STEP_WITHIN_S, LioSettings, Passes
+from targets.lio.sessions import Seen
+from targets.lio.wanted import WantedError
 from targets.lio.worker import StuckError, Worker
 from targets.lun import LogicalUnit, UnitAttention
 from targets.scsi.device import DeviceServer
@@ -88,9 +90,14 @@ class LioTarget:
             await self.close()
             raise
 
-    def add(self, iqn: str, name: str, config: str, lu: LogicalUnit) -> None:
-        """Offer a logical unit, soon; raises `WantedError` for what the kernel can't be asked."""
-        offered = Offered(iqn, name, config, DeviceServer(lu))
+    def add(
+        self, iqn: str, name: str, config: str, lu: LogicalUnit, initiators: tuple[str, ...] = ()
+    ) -> None:
+        """Offer a logical unit, soon; raises `WantedError` for what the kernel can't be asked.
+
+        `initiators`: those that may log in, none: all.
+        """
+        offered = Offered(iqn, name, config, DeviceServer(lu), initiators)
         offered.backstore()
         offered.target(self._settings.portals, self._settings.chap)
         self._offers[iqn] = offered
@@ -177,21 +184,49 @@ class LioTarget:
         offered.stage = Stage.OFFERED
         self._wake()
 
-    def sessions(self, iqn: str) -> dict[str, float]:
-        """The initiators that are logged in now, each with when it was seen first.
+    def sessions(self, iqn: str) -> list[Seen]:
+        """The initiators that are logged in now; of each its latest session.
 
         Asked of the kernel at each call: this decides whether data may be replaced.
         """
         offered = self._offers.get(iqn)
         if offered is None:
-            return {}
-        if offered.stage is not Stage.OFFERED:
-            # Its folder is being removed, and whoever looks into it may have to wait for that.
-            return offered.since
-        names = parse_sessions(self._machine.sessions(offered.sessions_path))
-        now = self._clock()
-        offered.since = {name: offered.since.get(name, now) for name in names}
-        return offered.since
+            return []
+        # A folder that is being removed makes whoever looks into it wait for that.
+        if offered.stage is Stage.OFFERED and not offered.being_cut:
+            offered.note(self._machine.sessions(offered.group_path), self._clock())
+        return list(offered.seen.values())
+
+    def cut_off_by(self, iqn: str, initiators: tuple[str, ...]) -> list[Seen]:
+        """Those that are logged in now and won't be behind `allow`."""
+        self.sessions(iqn)
+        offered = self._offers.get(iqn)
+        return [] if offered is None else offered.cut_off_by(initiators)
+
+    async def allow(self, iqn: str, initiators: tuple[str, ...]) -> None:
+        """Let these in from now on, or all when there are none; ends the sessions of others.
+
+        Raises `WantedError` for a name that the kernel can't be asked for, `LioError` when it has
+        not done it yet. It will be asked again.
+        """
+        offered = self._offers.get(iqn)
+        if offered is None:
+            return
+        before, offered.initiators = offered.initiators, initiators
+        try:
+            offered.target(self._settings.portals, self._settings.chap)
+        except WantedError:
+            offered.initiators = before
+            raise
+        if self._task is None:
+            return
+        await self.next_pass()
+        if offered.being_cut or not self._has_list(offered):
+            raise LioError("; ".join(self.problems) or f"{iqn} has another list still")
+
+    def _has_list(self, offered: Offered) -> bool:
+        found = set(self._machine.sessions(offered.group_path).acls)
+        return not offered.initiators or found == set(offered.initiators)
 
     def lost_writes(self, iqn: str) -> bool:
         """Whether writes are refused behind a power loss, until an initiator looks anew."""

@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 
 from targets.lio.configfs import Folder, Kind, Operation
+from targets.lio.sessions import Listed
 from targets.lio.wanted import Ownership
 
 CONFIGFS_TARGET = Path("/sys/kernel/config/target")
@@ -29,6 +30,7 @@ _GROUP_ATTRIBUTES = (
     "authentication",
     "generate_node_acls",
     "cache_dynamic_acls",
+    "demo_mode_discovery",
     "demo_mode_write_protect",
     "prod_mode_write_protect",
 )
@@ -61,6 +63,19 @@ def read_tree(root: Path, owner: Ownership, attributes: tuple[str, ...]) -> Fold
             elif name != "discovery_auth":
                 found.folders[name] = _links(root, path)
     return tree
+
+
+def read_sessions(group: Path) -> Listed:
+    """Who is logged in to a portal group; nobody where it isn't."""
+    infos = {name: _text(group / "acls" / name / "info") for name in _folders(group / "acls")}
+    return Listed(_text(group / "dynamic_sessions"), infos)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except FileNotFoundError:
+        return ""
 
 
 def carry_out(root: Path, operation: Operation) -> None:

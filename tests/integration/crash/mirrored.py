@@ -103,7 +103,7 @@ async def mirrored_filesystem(
             await each.until("remote", m.PairState.PAIR)
         recording.begin()
         await exporter.listen("127.0.0.1", 0)
-        exporter.offer(IQN, a.volume("first"))
+        exporter.offer(IQN, a.volume("first"), [])
         with short_directory() as runtime:
             volumes = HostVolumes(QemuAttacher(runtime, HOST), runtime)
             address = LunAddress(exporter.portals[0], IQN, 0)

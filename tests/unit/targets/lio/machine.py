@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 
 from targets.lio.configfs import Folder, Operation
 from targets.lio.events import DeviceEvent
+from targets.lio.sessions import Listed
 from targets.lio.uio import UioBusyError, UioDevice
 from targets.lio.wanted import Ownership
 from tests.unit.targets.lio.kernel import KernelRing
@@ -84,6 +85,10 @@ class InMemoryMachine:
         """Asked with `repr(step)`, or `path action=value`, before each change."""
         self.hang: threading.Event | None = None
         """While it is there, and not set, no change comes back."""
+        self.dynamic = ""
+        """`dynamic_sessions` of every portal group."""
+        self.infos: dict[str, str] = {}
+        """The `info` of initiators with an ACL that are logged in."""
         self.watch = Watch()
         self.heard: Callable[[DeviceEvent | None], None] = lambda _event: None
         self.addresses_changed: Callable[[], None] = lambda: None
@@ -114,8 +119,11 @@ class InMemoryMachine:
         else:
             self.resets.append(path)
 
-    def sessions(self, path: str) -> str:
-        return ""
+    def sessions(self, group: str) -> Listed:
+        acls = self.tree.root.find(f"{group}/acls") or Folder()
+        nobody = "No active iSCSI Session for Initiator Endpoint: {}\n"
+        infos = {name: self.infos.get(name, nobody.format(name)) for name in acls.folders}
+        return Listed(self.dynamic, infos)
 
     def raise_attentions(self, lun_path: str) -> None:
         """Nobody is logged in."""

@@ -156,8 +156,22 @@ def expected(wanted: Wanted) -> dict[str, Any]:
     return found
 
 
+def _take_kept(found: dict[str, Any], hoped: dict[str, Any]) -> None:
+    """Open groups may have ACLs from before, which give what the group gives."""
+    for iqn, groups in hoped.items():
+        if not iqn.startswith(IQN_PREFIX):
+            continue
+        for name, group in groups.items():
+            if group["open"] == "1":
+                tpg = f"iscsi/{iqn}/{name}"
+                luns = {each: ([f"{tpg}/lun/{each}"], "0") for each in group["luns"]}
+                kept = found.get(iqn, {}).get(name, {}).get("acls", {})
+                group["acls"] = dict.fromkeys(kept, (group["chap"], luns))
+
+
 def fits(tree: Configfs, wanted: Wanted, obstacles: tuple[str, ...]) -> None:
     found, hoped = shown(tree), expected(wanted)
+    _take_kept(found, hoped)
     assert all("would shrink" in each or "can't change it" in each for each in obstacles)
     if any("would shrink" in each for each in obstacles):  # the size is left as it was
         for each in wanted.backstores:

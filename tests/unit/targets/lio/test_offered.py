@@ -1,11 +1,11 @@
-"""Names in the kernel, portals that are bound, devices that are ours, sessions as listed."""
+"""Names in the kernel, portals that are bound, devices that are ours."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from targets.lio.configfs import Folder
-from targets.lio.offered import bound_portals, our_devices, parse_sessions
+from targets.lio.offered import bound_portals, our_devices
 from targets.lio.uio import uio_names
 from targets.lio.wanted import IQN_PREFIX, Ownership, Portal
 
@@ -52,9 +52,3 @@ def test_uio_nodes_are_found_by_name(tmp_path: Path) -> None:
             (tmp_path / node / "name").write_text(f"{name}\n")
     assert uio_names(tmp_path) == {"tcm-user/1/a/b": "uio0"}
     assert uio_names(tmp_path / "none") == {}
-
-
-def test_sessions_as_the_kernel_lists_them() -> None:
-    assert parse_sessions("") == []
-    assert parse_sessions("\0") == []
-    assert parse_sessions("iqn.a:1\niqn.b:2\niqn.a:1\n\0") == ["iqn.a:1", "iqn.b:2", "iqn.a:1"]

@@ -56,6 +56,7 @@ def group() -> Folder:
         "authentication": "0",
         "generate_node_acls": "0",
         "cache_dynamic_acls": "0",
+        "demo_mode_discovery": "1",
         "demo_mode_write_protect": "1",
         "prod_mode_write_protect": "0",
     }
