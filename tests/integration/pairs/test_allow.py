@@ -164,8 +164,9 @@ async def test_a_catalogue_from_before_there_were_lists(tmp_path: Path) -> None:
     node = await start_node(tmp_path, "n", [])
     await node.do("volume.create", create(ONE))
     await node.stop()
-    offload = ThreadOffload(asyncio.get_running_loop(), 1)
-    store = DirectoryDisk(tmp_path / "meta", offload).open(FILE, LAYOUT.ring_bytes, create=False)
+    offload = ThreadOffload(asyncio.get_running_loop())
+    disk = DirectoryDisk(tmp_path / "meta", offload.lane)
+    store = disk.open(FILE, LAYOUT.ring_bytes, create=False)
     ring = SlotRing(store, LAYOUT)
     raw = await ring.load()
     assert raw is not None
