@@ -20,14 +20,7 @@ from controller.volume.settling import then_save_bits
 from controller.volume.slots import SlotRing
 from controller.volume.store import BlockStore, StoreDone, StoreError
 from controller.volume.tracker import Tracker, announce
-from controller.volume.write import (
-    JoinedParts,
-    ReadAnswer,
-    WriteAnswer,
-    WriteOp,
-    flushed_first,
-    lun_error,
-)
+from controller.volume.write import JoinedParts, StoreAnswer, WriteOp, flushed_first, lun_error
 from targets.lun import Access, Done, LunError, LunFault, LunIdentity
 
 MAX_STEP_BYTES = 32 << 20
@@ -99,7 +92,7 @@ class Volume:
         if self.access is _NOT_READY:
             done(LunError(LunFault.NOT_READY, self.name))
             return
-        self.store.read(offset_bytes, into, ReadAnswer(done).ended)
+        self.store.read(offset_bytes, into, StoreAnswer(done, reading=True).ended)
 
     def write(self, offset_bytes: int, data: memoryview, fua: bool, done: Done) -> None:
         """Store and mirror `data`."""
@@ -108,10 +101,9 @@ class Volume:
             done(LunError(refusal, self.name))
             return
         answer = flushed_first(self.flush, done) if fua else done
-        plain = not self.trackers and not self._queue and self.store.writes_at_once
-        if plain and len(data) <= self._step_bytes:
-            # Nobody follows it, and it has ended when the call returns: there is nothing to count.
-            self.store.write(offset_bytes, data, WriteAnswer(answer).ended)
+        plain = not (self.trackers or self._queue) and self.store.writes_at_once
+        if plain and len(data) <= self._step_bytes:  # it ends at once, and nobody follows it
+            self.store.write(offset_bytes, data, StoreAnswer(answer, reading=False).ended)
         else:
             self._steps(offset_bytes, len(data), data, answer, None)
 

@@ -36,25 +36,18 @@ def flushed_first(flush: Callable[[Done], None], answer: Done) -> Done:
     return written
 
 
-class ReadAnswer:
-    """Turns a store's answer into a LUN's."""
+class StoreAnswer:
+    """Turns a store's answer into a LUN's, where nothing but the store has a part in it."""
 
-    __slots__ = ("done",)
-    reading = True
+    __slots__ = ("done", "reading")
 
-    def __init__(self, done: Done) -> None:
+    def __init__(self, done: Done, *, reading: bool) -> None:
         self.done = done
+        self.reading = reading
 
     def ended(self, error: StoreError | None) -> None:
         """The store has answered."""
         self.done(None if error is None else lun_error(error, reading=self.reading))
-
-
-class WriteAnswer(ReadAnswer):
-    """The same for a write that nothing but the store has a part in."""
-
-    __slots__ = ()
-    reading = False
 
 
 class JoinedParts:
