@@ -249,8 +249,9 @@ def _status_line(node: Node, front_end: FrontEnd) -> str:
     volumes = node.volumes.all()
     failed = sum(1 for shelved in volumes if not shelved.record.healthy)
     states = Counter(owner.record.state.value for owner in node.pairs.owners())
-    text = f"{len(volumes)} volumes" + (f", {failed} failed" if failed else "")
-    pairs = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    count = f"{len(volumes)} volume{'' if len(volumes) == 1 else 's'}"
+    text = count + (f", {failed} failed" if failed else "")
+    pairs = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
     return "; ".join([text, f"pairs: {pairs or 'none'}", *front_end.problems])
 
 

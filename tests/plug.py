@@ -27,6 +27,11 @@ class Plug:
         """From this moment on nothing is written and nothing is answered."""
         self.pulled = True
 
+    def let_go(self) -> None:
+        """The machine is gone, its files stay as they are. When no thread works on them."""
+        for store in self.stores:
+            store.let_go()
+
     def leave_crash_images(self, chance: random.Random) -> None:
         """Decide what the platters hold. To be called when no thread works on the files."""
         for store in self.stores:
@@ -113,12 +118,17 @@ class CrashStore:
         return self._inner.allocated_bytes()
 
     def close(self) -> None:
-        self._closed = True
         if not self._plug.pulled:
+            self.let_go()
+
+    def let_go(self) -> None:
+        if not self._closed:
+            self._closed = True
             self._inner.close()
 
     def leave_crash_image(self, chance: random.Random) -> None:
         if self._closed or not self._path.exists():
+            self.let_go()
             return
         image = self._durable
         for _, offset_bytes, data in self._pending:
@@ -129,7 +139,7 @@ class CrashStore:
             if fate < 0.6 and end > SECTOR:
                 end = chance.randrange(0, end, SECTOR)
             image[offset_bytes : offset_bytes + end] = data[:end]
-        self._inner.close()
+        self.let_go()
         self._path.write_bytes(image)
 
 

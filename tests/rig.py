@@ -172,6 +172,7 @@ class Running:
         await asyncio.to_thread(self.offload.close)
         if chance is not None:
             self.plug.leave_crash_images(chance)
+        self.plug.let_go()
 
 
 async def eventually(

@@ -141,8 +141,10 @@ def _start_guard(mountpoint: Path, ttl_s: float) -> subprocess.Popen[bytes]:
         start_new_session=True,
     )
     assert guard.stdout is not None
-    ready, _, _ = select.select([guard.stdout], [], [], GUARD_START_TIMEOUT_S)
-    if not ready or guard.stdout.read(1) != b"r":
+    # select(2) knows no descriptor beyond 1,023.
+    said = select.poll()
+    said.register(guard.stdout, select.POLLIN)
+    if not said.poll(GUARD_START_TIMEOUT_S * 1e3) or guard.stdout.read(1) != b"r":
         guard.kill()
         guard.communicate()
         raise HostError(f"the guard for {mountpoint} did not start", "nothing was frozen")

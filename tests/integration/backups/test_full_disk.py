@@ -19,7 +19,12 @@ from hostagent.records import RecordStore
 from tests.integration.backups.kit import Rig, rig
 from tests.integration.backups.test_whole import backed_up, restored, untouched
 
-PARAMS: dict[str, Any] = {"from_backup": "", "dry_run": False, "force": False}
+PARAMS: dict[str, Any] = {
+    "from_backup": "",
+    "dry_run": False,
+    "force": False,
+    "undo": "never",
+}
 
 
 class Disk:

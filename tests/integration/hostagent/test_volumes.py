@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -264,6 +265,24 @@ def test_a_file_system_that_somebody_else_thaws_is_not_taken_for_frozen(
     volumes.unmount("vol")
 
 
+def test_an_agent_with_many_open_files_can_freeze(
+    volumes: HostVolumes, target: Target, tmp_path: Path, runtime: Path
+) -> None:
+    """select(2) can't wait for descriptors from 1,024 on."""
+    plan = MountPlan(target.serve(make_image(tmp_path / "image", "ext4")), "ext4", runtime / "mnt")
+    volumes.mount("vol", plan)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], 4096), limits[1]))
+    many = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        Freeze.begin(plan.mountpoint, 60.0).end()
+    finally:
+        for fd in many:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    volumes.unmount("vol")
+
+
 def test_the_guard_thaws_when_the_agent_dies(
     volumes: HostVolumes, target: Target, tmp_path: Path, runtime: Path
 ) -> None:
@@ -272,9 +291,12 @@ def test_the_guard_thaws_when_the_agent_dies(
     ready, tell = os.pipe()
     child = os.fork()
     if child == 0:
-        Freeze.begin(plan.mountpoint, 60.0)
-        os.write(tell, b"f")
-        signal.pause()
+        try:
+            Freeze.begin(plan.mountpoint, 60.0)
+            os.write(tell, b"f")
+            signal.pause()
+        finally:
+            os._exit(1)  # it must not go on as a second pytest
     assert os.read(ready, 1) == b"f"
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
