@@ -63,6 +63,11 @@ async def allow(
             "log it out on that host first, or end its session: --force",
         )
     before, record.initiators = record.initiators, names
+    if len(names) > len(before) and not catalogue.has_room():
+        record.initiators = before
+        raise RejectedError(
+            Code.NO_SPACE, "the catalogue is full", "shorten other lists, or delete volumes"
+        )
     try:
         await catalogue.commit()
     except StoreError:

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 _NAME = re.compile(r"^InitiatorName: (\S+)$", re.MULTILINE)
+_CONNECTIONS = "[iSCSI Connections]"
+"""The last of these begins what an initiator can't write into, as it can into its alias."""
 _ADDRESS = re.compile(r"^\s+Address (\S+) ", re.MULTILINE)
 
 
@@ -49,7 +51,8 @@ def parse_info(text: str) -> tuple[str, str] | None:
     name = _NAME.search(text)
     if name is None:
         return None
-    return name[1], ", ".join(dict.fromkeys(_ADDRESS.findall(text)))
+    connections = text.rpartition(_CONNECTIONS)[2]
+    return name[1], ", ".join(dict.fromkeys(_ADDRESS.findall(connections)))
 
 
 def addresses(listed: Listed) -> dict[str, str]:

@@ -124,7 +124,7 @@ def _read(folder: Folder, path: Path, names: tuple[str, ...]) -> None:
             text = (path / name).read_text(errors="replace")
         except OSError:  # a kernel without it, or one that shows it in certain states only
             continue
-        folder.files[name] = text.rstrip("\n")
+        folder.files[name] = text.removesuffix("\n")
 
 
 def _backstore(path: Path, attributes: tuple[str, ...]) -> Folder:

@@ -129,7 +129,7 @@ async def test_what_is_no_list(tmp_path: Path) -> None:
     await node.stop()
 
 
-async def test_a_catalogue_that_can_not_be_written_changes_nothing(
+async def test_a_catalogue_that_fails_or_is_full_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = await start_node(tmp_path, "n", [])
@@ -141,6 +141,9 @@ async def test_a_catalogue_that_can_not_be_written_changes_nothing(
     with monkeypatch.context() as broken:
         broken.setattr(Catalogue, "commit", fail)
         assert (await refused(node, "volume.allow", allow(TWO))).code is Code.IO_ERROR
+    with monkeypatch.context() as full:
+        full.setattr(Catalogue, "has_room", lambda _catalogue: False)
+        assert (await refused(node, "volume.allow", allow(ONE, TWO))).code is Code.NO_SPACE
     assert listed(node) == ([ONE], [ONE])
     await node.stop()
 

@@ -63,7 +63,8 @@ def test_nobody(text: str) -> None:
 
 
 def test_an_alias_is_no_name_and_no_address() -> None:
-    hostile = info(ONE, "192.0.2.7").replace("host one", "Address 203.0.113.1 InitiatorName: x")
+    alias = f"x\nInitiatorName: {TWO}\n[iSCSI Connections]\n   Address 203.0.113.1 TCP"
+    hostile = info(ONE, "192.0.2.7").replace("host one", alias)
     assert parse_info(hostile) == (ONE, "192.0.2.7")
 
 

@@ -40,6 +40,7 @@ def root(tmp_path: Path) -> Path:
     group = root / "iscsi" / IQN / "tpgt_1"
     put(group / "enable", "1")
     put(group / "attrib/authentication", "1")
+    put(group / "auth/userid", "user\n")  # as it was once written
     put(group / "auth/password", "secret")
     put(group / "lun/lun_0/statistics/x", "1")
     link(group / "lun/lun_0/backstore", ours)
@@ -64,7 +65,7 @@ def test_ours_is_read_with_what_a_plan_looks_at(root: Path) -> None:
     assert group is not None
     assert group.files == {"enable": "1"}
     assert group.folders["attrib"].files == {"authentication": "1"}
-    assert group.folders["auth"].files == {"password": "secret"}
+    assert group.folders["auth"].files == {"userid": "user\n", "password": "secret"}
     assert list(group.folders["np"].folders) == ["127.0.0.1:3260"]
     mapped = group.find("acls/iqn.h/lun_0")
     assert mapped is not None
