@@ -168,10 +168,10 @@ MUTANTS = [
     Mutant("split not flushed", "L7", _split_not_flushed),
     Mutant("stale acks counted", "L9", _stale_acks_counted),
     Mutant("sync write done before the peer", "SYNC", _done_before_the_peer),
-    Mutant("hosts let in too early", "L7", _hosts_let_in_too_early, slow=227),
+    Mutant("hosts let in too early", "L7", _hosts_let_in_too_early, slow=371),
     Mutant("mirror outlives its epoch", "L9", _mirror_outlives_its_epoch, slow=94),
     Mutant("old connection's frames applied", "L9", _old_frames_applied, slow=149),
     Mutant("generation bumped at connect", "L8", _generation_bumped_at_connect),
-    Mutant("split-brain overruled", "L8", _split_brain_overruled, slow=466),
+    Mutant("split-brain overruled", "L8", _split_brain_overruled, slow=110),
     Mutant("mark overtakes queued writes", "L11", _mark_overtakes_writes, slow=200),
 ]
