@@ -27,7 +27,8 @@ from hostagent.copying.copier import Copied
 from hostagent.copying.verify import Verified
 from hostagent.copying.walk import Listed
 from tests.integration.backups.kit import BLOCK, SIZE, Files, Rig, S, data_set
-from tests.integration.backups.test_group_backup import GroupRig, another_chain, both
+from tests.integration.backups.test_group_backup import FIRSTS, GroupRig, another_chain, both
+from tests.integration.backups.test_group_restore import RestoreRig
 from tests.rig import Running, chain, linked, relink, start_node, unlinked, write
 
 What = Literal["link", "primary", "secondary", "broker"]
@@ -195,6 +196,30 @@ class BreakingGroup(GroupRig, BreakingRig):
     """The same with two data sets and the group of both."""
 
 
+class BreakingRestore(RestoreRig, BreakingRig):
+    """Two data sets that go back together; host 1 lets go of each on its own."""
+
+    def _host1(self, verb: str, params: Any) -> m.Info:
+        name = params.data_set
+        if self.dead == "primary" and verb == "fs.release":
+            self.released[name] = params.job
+            return m.HostFs(data_set=name, mounted=False, frozen=False, mountpoint=f"/srv/{name}")
+        if self.dead == "primary" and verb == "fs.reclaim":
+            # It goes on trying by itself.
+            self.released.pop(name, None)
+            raise RejectedError(Code.NO_PEER, "the primary doesn't answer", "look there")
+        if verb == "fs.reclaim":
+            access = self.a.volume(FIRSTS[name]).access.value
+            if access != "read_write":
+                raise RejectedError(Code.WRONG_STATE, f"a volume is {access}", "look at it")
+        return RestoreRig._host1(self, verb, params)
+
+    async def mend(self) -> None:
+        await super().mend()
+        for name, volume in FIRSTS.items():
+            self.a.logged_in(volume, *([] if name in self.released else ["iqn.h1"]))
+
+
 async def start_b(directory: Path, port: int = 0) -> Running:
     """The secondary, over its files."""
     return await start_node(directory, "b", [Peer("a", "127.0.0.1", 1)], port=port, crashes=True)
@@ -246,6 +271,19 @@ async def breaking_group(
         a, b = running
         await another_chain(a, b)
         kit = BreakingGroup(a, b, both(), directory / "jobs")
+        async with _listening(kit, monkeypatch, running):
+            yield kit
+
+
+@asynccontextmanager
+async def breaking_restore(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[BreakingRestore]:
+    """The same, for both to go back."""
+    async with _running(directory) as running:
+        a, b = running
+        await another_chain(a, b)
+        kit = BreakingRestore(a, b, both(), directory / "jobs")
         async with _listening(kit, monkeypatch, running):
             yield kit
 
