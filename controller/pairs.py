@@ -357,15 +357,21 @@ class Pairs:
 
     async def forget(self, side: PairSide) -> None:
         """Remove one side: record first, then the bitmap."""
-        record = side.record
-        self._catalogue.contents.pairs.remove(record)
+        record, contents = side.record, self._catalogue.contents
+        # Where its making is taken back, a command may be dissolving it, too.
+        ours = any(each is record for each in contents.pairs)
+        if ours:
+            contents.pairs.remove(record)
         try:
             await self._catalogue.commit()
         except StoreError:
             # It is still there on disk, and would be back after a restart.
-            self._catalogue.contents.pairs.append(record)
+            if ours:
+                contents.pairs.append(record)
             raise
-        self._close(self._owners[record.name, record.role])
+        owner = self._owners.get((record.name, record.role))
+        if owner is not None and owner.side is side:
+            self._close(owner)
         if self.find(record.name) is None:
             self._events.pair_gone(record.name)
 

@@ -230,7 +230,16 @@ class Operator:
         """Let hosts write to the S-VOL, whatever has become of the P-VOL."""
         machine = self.oracle.machines[plan.s_machine]
         self.oracle.alone.add(plan.name)
-        return await self.give(machine, "pair.takeover", m.PairTakeover(name=plan.name))
+        answer = await self.give(machine, "pair.takeover", m.PairTakeover(name=plan.name))
+        self._led_alone(plan)
+        return answer
+
+    def _led_alone(self, plan: PairPlan) -> None:
+        """What lets one side lead alone counts until both are in PAIR: they may be so still."""
+        for each in (plan, turned(plan)):
+            sides = [self.record(each, role) for role in m.Role]
+            if all(side is not None and side.state is m.PairState.PAIR for side in sides):
+                self.oracle.alone.discard(plan.name)
 
     async def swap(self, plan: PairPlan, *, force: bool = False) -> Answered:
         """Exchange the roles by agreement."""
@@ -242,13 +251,17 @@ class Operator:
         params = m.PairSwap(name=plan.name, to=plan.s_machine)
         self.oracle.alone.add(plan.name)
         with self.naming(plan, m.Direction.FORWARD):
-            return await self.give(self.oracle.machines[plan.s_machine], "pair.swap", params)
+            answer = await self.give(self.oracle.machines[plan.s_machine], "pair.swap", params)
+        self._led_alone(plan)
+        return answer
 
     async def keep(self, plan: PairPlan) -> Answered:
         """Behind a swap that was cut off, the old P-VOL goes on alone."""
         params = m.PairSwap(name=plan.name, to=plan.p_machine, force=True)
         self.oracle.alone.add(plan.name)
-        return await self.give(self.oracle.machines[plan.p_machine], "pair.swap", params)
+        answer = await self.give(self.oracle.machines[plan.p_machine], "pair.swap", params)
+        self._led_alone(plan)
+        return answer
 
     async def bring_home(self, plan: PairPlan) -> None:
         """Exchange a remote pair's roles once more, where one is not where the plan has it."""

@@ -222,6 +222,10 @@ class Oracle:
         for record in sorted(records, key=lambda each: each.id != tracked.half):
             if not tracked.half:
                 break
+            watch = self.watch_of_other(record)
+            source = self.volumes.get(watch.key) if watch is not None else None
+            if source is not None and source.half == record.id:
+                continue  # its copy goes the other way: by that, nothing becomes whole here
             whole = record.state is PairState.PAIR and tracked.half == record.id
             whole |= tracked.half == record.id and self._copied_behind(machine, record)
             if record.role is Role.P_VOL and record.goal == "mirror" and not whole:
@@ -231,8 +235,6 @@ class Oracle:
                 whole = (mine or copied_back) and self._differs_at(machine, record) is None
             if not whole:
                 continue
-            watch = self.watch_of_other(record)
-            source = self.volumes.get(watch.key) if watch is not None else None
             if source is not None and source.half and record.state is not PairState.SSUS:
                 self.broken("L7", f"'{record.name}' is in sync with a half copied volume")
             tracked.half = ""

@@ -15,7 +15,7 @@ from controller.pairs import Pairs
 from controller.volume.bitmap_file import BitmapFile
 from controller.volume.store import StoreDone, StoreError, StoreFault
 from tests.integration.pairs.states import refused, volumes
-from tests.rig import Running, remote_pair, two_nodes
+from tests.rig import Running, chain, remote_pair, two_nodes
 
 S = m.PairState
 ANSWER_WITHIN_S = 20.0
@@ -62,3 +62,17 @@ async def test_the_bitmap_can_not_be_written(
             patched.setattr(BitmapFile, "save", save)
             await refused(a, "pair.create", remote_pair())
         await nothing_is_left(a, b)
+
+
+async def test_a_side_that_is_forgotten_twice_at_once_is_gone(tmp_path: Path) -> None:
+    """Its making is taken back while a command dissolves it (seed 2816)."""
+    async with two_nodes(tmp_path) as (a, b):
+        await chain(a, b)
+        pairs = b.node.pairs
+        side = pairs.get("local").side
+        await asyncio.gather(pairs.forget(side), pairs.forget(side))
+        assert side not in side.volume.trackers
+        assert not any(each is side.record for each in b.node.catalogue.contents.pairs)
+        other = pairs.get("local").side
+        await pairs.forget(other)
+        assert pairs.find("local") is None
