@@ -71,6 +71,7 @@ class Pairs:
         self._owners: dict[tuple[str, m.Role], PairOwner] = {}
         self._making = asyncio.Lock()
         """Held from the check whether a side can be made until it is there."""
+        self._forgetting = asyncio.Lock()
 
     # ------------------------------------------------------------ look-ups
 
@@ -357,21 +358,20 @@ class Pairs:
 
     async def forget(self, side: PairSide) -> None:
         """Remove one side: record first, then the bitmap."""
-        record, contents = side.record, self._catalogue.contents
+        record = side.record
         # Where its making is taken back, a command may be dissolving it, too.
-        ours = any(each is record for each in contents.pairs)
-        if ours:
-            contents.pairs.remove(record)
-        try:
-            await self._catalogue.commit()
-        except StoreError:
-            # It is still there on disk, and would be back after a restart.
-            if ours:
-                contents.pairs.append(record)
-            raise
-        owner = self._owners.get((record.name, record.role))
-        if owner is not None and owner.side is side:
-            self._close(owner)
+        async with self._forgetting:
+            pairs = self._catalogue.contents.pairs
+            if not any(each is record for each in pairs):
+                return
+            pairs.remove(record)
+            try:
+                await self._catalogue.commit()
+            except StoreError:
+                # It is still there on disk, and would be back after a restart.
+                pairs.append(record)
+                raise
+            self._close(self._owners[record.name, record.role])
         if self.find(record.name) is None:
             self._events.pair_gone(record.name)
 

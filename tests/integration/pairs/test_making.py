@@ -64,15 +64,29 @@ async def test_the_bitmap_can_not_be_written(
         await nothing_is_left(a, b)
 
 
-async def test_a_side_that_is_forgotten_twice_at_once_is_gone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_side_that_is_forgotten_twice_at_once_goes_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
     """Its making is taken back while a command dissolves it (seed 2816)."""
     async with two_nodes(tmp_path) as (a, b):
         await chain(a, b)
-        pairs = b.node.pairs
+        pairs, catalogue = b.node.pairs, b.node.catalogue
         side = pairs.get("local").side
-        await asyncio.gather(pairs.forget(side), pairs.forget(side))
+        commit, failing = catalogue.commit, fails
+
+        async def commit_or_not() -> None:
+            nonlocal failing
+            failed, failing = failing, False
+            await commit()
+            if failed:
+                raise StoreError(StoreFault.NO_SPACE, "full")
+
+        monkeypatch.setattr(catalogue, "commit", commit_or_not)
+        both = (pairs.forget(side), pairs.forget(side))
+        outcomes = await asyncio.gather(*both, return_exceptions=True)
+        assert [isinstance(each, StoreError) for each in outcomes] == [fails, False]
         assert side not in side.volume.trackers
-        assert not any(each is side.record for each in b.node.catalogue.contents.pairs)
-        other = pairs.get("local").side
-        await pairs.forget(other)
+        assert not any(each is side.record for each in catalogue.contents.pairs)
+        await pairs.forget(pairs.get("local").side)
         assert pairs.find("local") is None
