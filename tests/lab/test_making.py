@@ -29,6 +29,9 @@ from deploy.labs import package
 from deploy.labs.lab import Lab
 from deploy.labs.{module} import {owner}
 
+# A test run in the background has SIGINT ignored, and its children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 def die(*arguments, **more):
     os.kill(os.getpid(), signal.{signal})
 
