@@ -13,6 +13,7 @@ from controller.api import messages as m
 from controller.api.codes import Code
 from controller.api.errors import RejectedError
 from hostagent.attach.attacher import address_of
+from hostagent.errors import HostError
 from hostagent.jobs.context import JobContext
 from hostagent.jobs.pairs import show_volume
 from hostagent.jobs.survey import source_of
@@ -72,6 +73,9 @@ async def close_view(context: JobContext, what: str) -> None:
             context.data_set.secondary, "view.close", params, m.VolumeInfo, f"close-{what}"
         )
     except RejectedError as exc:
+        if exc.code is Code.IN_USE:
+            # A host that lost power stays logged in until its target misses it: that passes.
+            raise HostError(exc.message, exc.next_step, Code.BUSY) from exc
         if exc.code is not Code.NOT_FOUND:
             raise
     context.record.facts[what] = False

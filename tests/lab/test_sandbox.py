@@ -134,6 +134,8 @@ def test_an_agent_killed_in_the_middle_of_a_restore(lab: Lab, ext4: DataSet) -> 
     good = make_file(host1, path, 64)
     lab.trilun("backup", ext4.name)
     host1.shell(f"echo damaged >{path}; sync")
+    # So that the copy is still under way when it has been seen.
+    lab.delay("host2", "secondary", 20)
     job = str(lab.trilun("restore", "--no-wait", "--data-set", ext4.name, path)["id"])
 
     def copies() -> bool:
@@ -143,6 +145,7 @@ def test_an_agent_killed_in_the_middle_of_a_restore(lab: Lab, ext4: DataSet) -> 
     data_sets.wait_for(copies, "the job to copy")
     before = main_pid(host2, unit_of("host2"))
     host2.run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", unit_of("host2"))
+    lab.delay("host2", "secondary", 0)
     ended = lab.trilun("job", "wait", job, "--timeout", "180")
     assert ended["state"] == "done", json.dumps(ended, indent=1)
     assert main_pid(host2, unit_of("host2")) != before

@@ -261,6 +261,8 @@ def test_host_2_without_power_in_the_middle_of_a_restore(
     files.stop()
     lab.trilun("backup", ext4.name)
     host1.shell(f"echo damaged >{books}/big; sync")
+    # So that the copy is still under way when it has been seen.
+    lab.delay("host2", "secondary", 20)
     started = lab.trilun("restore", "--no-wait", "--data-set", ext4.name, f"{books}/big")
     job = str(started["id"])
 
@@ -272,6 +274,7 @@ def test_host_2_without_power_in_the_middle_of_a_restore(
     assert host1.run("mountpoint", "-q", ext4.mountpoint, check=False).code != 0
     host2.start()
     host2.wait_booted()
+    lab.delay("host2", "secondary", 0)
     ended = lab.trilun("job", "wait", job, "--timeout", "180")
     assert ended["state"] == "done", json.dumps(ended, indent=1)
     data_sets.wait_mounted(lab, ext4)

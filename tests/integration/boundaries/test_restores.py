@@ -171,6 +171,19 @@ async def test_files(
         assert kit.b.image("third") == then
 
 
+async def test_a_view_that_a_dead_host_is_still_logged_in_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Host 2 has lost power; its target hasn't missed it yet when the job goes on."""
+    async with breaking_rig(tmp_path, monkeypatch) as kit:
+        kit.files.nothing_else = False
+        await backed_up(kit)
+        held = RejectedError(Code.IN_USE, "h2 is logged in to the view", "log it out")
+        kit.faults["view.close"] = [held] * 4
+        info = await ended(kit, await kit.run(JobKind.RESTORE, **FILES))
+        assert info.state is JobState.DONE
+
+
 @pytest.mark.parametrize("what", EVERYTHING)
 @pytest.mark.parametrize("step", ["split", "mount-second", "release", "conflicts", "open-view"])
 async def test_files_that_are_undone(
