@@ -297,6 +297,8 @@ def test_everything_shut_down_in_order_under_load(
     nobody's writes are refused afterwards, and everything comes up by itself."""
     settling.make_whole(lab, ext4)
     settling.wait_state(lab, "raw", "PAIR")
+    # The primary may have lost power before this.
+    log_in_anew(lab, on_disk)
     loads = (on_files, on_disk)
     for load in loads:
         load.errors.clear()
