@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import pytest
 
@@ -220,6 +220,9 @@ class BreakingRestore(RestoreRig, BreakingRig):
             self.a.logged_in(volume, *([] if name in self.released else ["iqn.h1"]))
 
 
+_GroupT = TypeVar("_GroupT", BreakingGroup, BreakingRestore)
+
+
 async def start_b(directory: Path, port: int = 0) -> Running:
     """The secondary, over its files."""
     return await start_node(directory, "b", [Peer("a", "127.0.0.1", 1)], port=port, crashes=True)
@@ -267,12 +270,8 @@ async def breaking_group(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[BreakingGroup]:
     """Two such chains, and the group of both."""
-    async with _running(directory) as running:
-        a, b = running
-        await another_chain(a, b)
-        kit = BreakingGroup(a, b, both(), directory / "jobs")
-        async with _listening(kit, monkeypatch, running):
-            yield kit
+    async with _two_data_sets(BreakingGroup, directory, monkeypatch) as kit:
+        yield kit
 
 
 @asynccontextmanager
@@ -280,10 +279,18 @@ async def breaking_restore(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[BreakingRestore]:
     """The same, for both to go back."""
+    async with _two_data_sets(BreakingRestore, directory, monkeypatch) as kit:
+        yield kit
+
+
+@asynccontextmanager
+async def _two_data_sets(
+    kind: type[_GroupT], directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[_GroupT]:
     async with _running(directory) as running:
         a, b = running
         await another_chain(a, b)
-        kit = BreakingRestore(a, b, both(), directory / "jobs")
+        kit = kind(a, b, both(), directory / "jobs")
         async with _listening(kit, monkeypatch, running):
             yield kit
 
